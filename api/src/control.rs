@@ -1,0 +1,284 @@
+//! Requests and replies of the control socket: HTTP/1.1 and JSON under `/v1` on a unix socket.
+//!
+//! | call | body | reply |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `PUT /v1/snapshot` | [`crate::Snapshot`] | [`Applied`], once every worker enforces it |
+//! | `GET /v1/snapshot` | | the enforced [`crate::Snapshot`] |
+//! | `GET /v1/pods` | | `[`[`PodStatus`]`]` |
+//! | `GET /v1/groups` | | `[`[`GroupStatus`]`]` |
+//! | `GET /v1/pods/{namespace}/{name}/rules` | | `[`[`RuleStatus`]`]` |
+//! | `POST /v1/explain` | `[`[`Query`](crate::explain::Query)`]` | `[`[`Answer`](crate::explain::Answer)`]`, same order |
+//!
+//! A refusal is a 4xx with an [`ErrorReply`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{EniId, Generation, GroupId, Mac, PodName, Vlan};
+use crate::rule::SecurityGroupRule;
+
+/// Where the switch listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/espalier/switch.sock";
+
+/// Body of every 4xx and 5xx reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// What was refused and how to mend it.
+    pub error: crate::InputError,
+}
+
+/// Reply to an accepted snapshot: it is enforced by every worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// The generation enforced now.
+    pub generation: Generation,
+    /// Milliseconds from the request to the end of the grace period.
+    pub enforced_in_ms: f64,
+    /// Whether anything differed from what was enforced before.
+    pub changed: bool,
+    /// What is not as it should be, though the snapshot is in force (a pod whose veth is missing).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// State of the whole switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the switch program.
+    pub version: String,
+    /// [`crate::VERSION`] it speaks.
+    pub api_version: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// The generation every worker enforces; absent before the first snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// The trunk, once a snapshot named it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<TrunkStatus>,
+    /// Number of pods, groups, and rules in force.
+    pub pods: usize,
+    /// Groups in force.
+    pub groups: usize,
+    /// Rules in force.
+    pub rules: usize,
+    /// The workers.
+    pub workers: Vec<WorkerStatus>,
+    /// Who owns the frames of the UMEM.
+    pub frames: Frames,
+    /// Packets since the start, summed over workers.
+    pub counters: Counters,
+    /// Exits of the steering programs, by label.
+    pub steering: BTreeMap<String, u64>,
+    /// What the kernel and the interfaces allow here.
+    pub capabilities: Capabilities,
+    /// What is not as it should be.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// What was found on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Capabilities {
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Packets of several frames (`XDP_USE_SG`, Linux 6.6): jumbo MTUs cross.
+    pub multi_buffer: bool,
+    /// Largest packet that crosses, bytes with the Ethernet header.
+    pub max_packet: usize,
+    /// Whether the UMEM lies in huge pages.
+    pub hugepages: bool,
+}
+
+/// State of the trunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrunkStatus {
+    /// Name of the interface.
+    pub interface: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Driver, as ethtool names it.
+    pub driver: String,
+    /// How the steering program is attached.
+    pub xdp: XdpStatus,
+}
+
+/// How a steering program is attached to an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct XdpStatus {
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Why native mode was refused, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
+}
+
+/// State of one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerStatus {
+    /// Index of the worker.
+    pub worker: usize,
+    /// The core it is pinned to; absent where pinning is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub core: Option<usize>,
+    /// Generation it enforces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// Pods at home on it.
+    pub pods: usize,
+    /// Batches stepped.
+    pub batches: u64,
+    /// Times it slept in poll(2).
+    pub sleeps: u64,
+    /// Live flows.
+    pub flows: usize,
+    /// Its packets.
+    pub counters: Counters,
+}
+
+/// Owners of the frames; they add up to `total`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Frames {
+    /// In no ring and no hand.
+    pub free: u64,
+    /// Given to the kernel to receive into.
+    pub fill: u64,
+    /// Received, not yet taken from the ring.
+    pub rx: u64,
+    /// In a worker's hands.
+    pub worker: u64,
+    /// Given to the kernel to send.
+    pub tx: u64,
+    /// All frames of the UMEM.
+    pub total: u64,
+}
+
+/// Packets. `rx == forwarded + Σ dropped + consumed` at every batch boundary.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counters {
+    /// Received from ports.
+    pub rx: u64,
+    /// Handed to a port to send.
+    pub forwarded: u64,
+    /// Answered or used up by the switch itself (ARP, neighbour discovery).
+    pub consumed: u64,
+    /// Dropped, by reason. Only reasons that occurred are listed.
+    pub dropped: BTreeMap<String, u64>,
+    /// Frames the switch itself made (ARP and neighbour discovery); not part of the sum.
+    pub originated: u64,
+}
+
+impl Counters {
+    /// Packets that left in a counted way; equals `rx` when nothing is under way.
+    pub fn accounted(&self) -> u64 {
+        self.forwarded + self.consumed + self.dropped.values().sum::<u64>()
+    }
+}
+
+/// State of one pod's port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// The pod.
+    pub name: PodName,
+    /// Its branch ENI.
+    pub eni_id: EniId,
+    /// VLAN of the branch.
+    pub vlan: Vlan,
+    /// MAC of the branch.
+    pub mac: Mac,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Groups.
+    pub security_groups: Vec<GroupId>,
+    /// Host end of its veth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub veth: Option<String>,
+    /// `up`, or why not.
+    pub state: PortState,
+    /// How the steering program is attached to the veth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpStatus>,
+    /// MAC of the next hop, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_mac: Option<Mac>,
+    /// MAC of the pod's own interface, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_mac: Option<Mac>,
+    /// Home worker.
+    pub worker: usize,
+    /// Packets, seen from this pod.
+    pub counters: PodCounters,
+}
+
+/// Whether a pod's port carries traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "state", content = "reason")]
+pub enum PortState {
+    /// Attached, its policy is live.
+    Up,
+    /// Not attached: traffic of this pod is dropped.
+    Down(String),
+}
+
+/// Packets of one pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCounters {
+    /// From the pod.
+    pub rx: u64,
+    /// Bytes from the pod.
+    pub rx_bytes: u64,
+    /// To the pod.
+    pub tx: u64,
+    /// Bytes to the pod.
+    pub tx_bytes: u64,
+    /// Dropped coming from the pod, by reason.
+    pub egress_dropped: BTreeMap<String, u64>,
+    /// Dropped on the way to the pod, by reason.
+    pub ingress_dropped: BTreeMap<String, u64>,
+}
+
+/// A group as the switch knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStatus {
+    /// The group.
+    pub group_id: GroupId,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_name: Option<String>,
+    /// Inbound rules.
+    pub ingress_rules: usize,
+    /// Outbound rules.
+    pub egress_rules: usize,
+    /// Addresses and prefixes of its members.
+    pub members: usize,
+    /// Pods of this node that have it.
+    pub pods: Vec<PodName>,
+}
+
+/// A rule in force for a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleStatus {
+    /// The group it comes from.
+    pub group: GroupId,
+    /// The rule.
+    pub rule: SecurityGroupRule,
+    /// How many addresses and prefixes its target stands for now.
+    pub targets: usize,
+}

@@ -1,0 +1,31 @@
+//! The words the switch, the agent and the CLI share: ids, [`Snapshot`], the control requests and replies.
+//!
+//! Everything here is plain data. Values are checked while they are parsed, so that code behind this crate never
+//! sees a VLAN 0, a reversed port range or a rule with two targets; a refusal names the field and the fix
+//! ([`InputError`]). Nothing here does I/O except [`file`], which reads snapshot files.
+
+pub mod control;
+pub mod ec2;
+pub mod error;
+pub mod explain;
+pub mod file;
+pub mod ids;
+pub mod rule;
+pub mod snapshot;
+mod validate;
+
+pub use error::InputError;
+pub use explain::{Answer, Query, QueryProtocol, Verdict};
+pub use ids::{EniId, Generation, GroupId, Mac, PodName, PrefixListId, RuleId, Vlan};
+pub use rule::{
+    Direction, Family, GroupReference, IcmpMatch, PortRange, ProtocolMatch, RuleTarget, SecurityGroupRule,
+};
+pub use snapshot::{
+    Address, ConnectionTracking, Ec2Reference, Gateway, OnRuleChange, Pod, PrefixList, SecurityGroup,
+    Snapshot, Trunk, Unfiltered, Vpc,
+};
+
+/// Version of the words in this crate: the control socket's `/v1` and the snapshot format.
+///
+/// It grows by one with every change that an older reader would misunderstand.
+pub const VERSION: u32 = 1;
