@@ -1,0 +1,1 @@
+//! Connection tracking: one entry per flow, both directions, owned by one worker.

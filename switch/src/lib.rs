@@ -1,0 +1,3 @@
+//! The datapath process `espalier-switch`, as a library: the worker's pure step and what feeds it.
+
+pub mod flow;
