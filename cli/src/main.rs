@@ -1,0 +1,3 @@
+//! `espalier`: the operator's commands and the front of the lab.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! A VPC on one machine: pods in network namespaces, a VLAN fabric, outside hosts.

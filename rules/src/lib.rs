@@ -1,0 +1,1 @@
+//! Security group policy: model ▸ lower ▸ compile ▸ lookup ▸ explain, and the oracles.

@@ -1,0 +1,503 @@
+//! Parses one frame into what the rest of the step needs: addresses, ports, offsets. Copies nothing.
+//!
+//! Called once per packet with the head segment (the first 3840 bytes or all of it), so every header must lie there.
+//! Hostile input ends in a [`DropReason`], never in a panic or a guess: lengths are checked against the frame before
+//! they are believed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::reason::DropReason;
+
+/// IP protocol numbers the switch looks into (IANA "Assigned Internet Protocol Numbers").
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+const ETHERNET_HEADER: usize = 14;
+const VLAN_TAG: usize = 4;
+const IPV6_HEADER: usize = 40;
+/// More extension headers than any sane packet has; a longer chain is refused.
+const MAX_EXTENSIONS: usize = 8;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parsed {
+    /// ARP; the responder's.
+    Arp,
+    /// An IPv4 or IPv6 packet.
+    Ip(Packet),
+}
+
+/// The parts of an IP packet that decide its fate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Upper-layer protocol, after any extension headers.
+    pub protocol: u8,
+    /// What the upper-layer header says.
+    pub upper: Upper,
+    /// Whether, and which part of, a fragmented packet this is.
+    pub fragment: Fragment,
+    /// Offset of the IP header in the frame.
+    pub l3: u16,
+    /// Offset of the upper-layer header in the frame.
+    pub l4: u16,
+    /// Offset of the first byte behind the IP packet (Ethernet padding is not part of it).
+    pub end: u32,
+}
+
+/// The upper-layer fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upper {
+    /// TCP.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// The flag byte (FIN 1, SYN 2, RST 4, ACK 16).
+        flags: u8,
+    },
+    /// UDP.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// ICMP or ICMPv6.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Identifier, for messages that have one.
+        id: u16,
+    },
+    /// Anything else, or a later fragment: the header is not looked at.
+    Opaque,
+}
+
+/// Fragmentation state of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fragment {
+    /// Whole.
+    None,
+    /// One part of several.
+    Part {
+        /// Identification.
+        id: u32,
+        /// Offset of this part in bytes.
+        offset: u16,
+        /// Whether more parts follow.
+        more: bool,
+    },
+}
+
+impl Packet {
+    /// Bytes from the upper-layer header to the end of the packet.
+    pub fn l4_len(&self) -> usize {
+        self.end as usize - usize::from(self.l4)
+    }
+
+    /// Destination port, where the protocol has ports.
+    pub fn destination_port(&self) -> Option<u16> {
+        match self.upper {
+            Upper::Tcp { destination, .. } | Upper::Udp { destination, .. } => Some(destination),
+            _ => None,
+        }
+    }
+
+    /// Source port, where the protocol has ports.
+    pub fn source_port(&self) -> Option<u16> {
+        match self.upper {
+            Upper::Tcp { source, .. } | Upper::Udp { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Neighbour and router discovery (RFC 4861): link-local business between the pod and the switch.
+    pub fn is_neighbour_discovery(&self) -> bool {
+        self.protocol == protocol::ICMPV6 && matches!(self.upper, Upper::Icmp { kind: 133..=137, .. })
+    }
+}
+
+/// Parses a frame of `total` bytes whose first bytes are `head`. `tagged`: the frame carries the tag that the steering
+/// program wrote; any other tag is the sender's own and is refused.
+pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReason> {
+    let l3 = if tagged { ETHERNET_HEADER + VLAN_TAG } else { ETHERNET_HEADER };
+    let ethertype = u16::from_be_bytes(array(head, l3 - 2).ok_or(DropReason::FrameTooShort)?);
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(head, l3, total).map(Parsed::Ip),
+        ETHERTYPE_IPV6 => ipv6(head, l3, total).map(Parsed::Ip),
+        ETHERTYPE_ARP => Ok(Parsed::Arp),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(DropReason::VlanTagFromSender),
+        _ => Err(DropReason::EthertypeUnknown),
+    }
+}
+
+fn ipv4(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
+    let header: [u8; 20] = array(head, l3).ok_or(DropReason::Ipv4HeaderInvalid)?;
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    let packet_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let fits = header_len >= 20 && packet_len >= header_len && l3 + packet_len <= total;
+    if header[0] >> 4 != 4 || !fits {
+        return Err(DropReason::Ipv4HeaderInvalid);
+    }
+    let whole = head.get(l3..l3 + header_len).ok_or(DropReason::Ipv4HeaderInvalid)?;
+    if !crate::checksum::verifies(whole) {
+        return Err(DropReason::Ipv4ChecksumInvalid);
+    }
+    refuse_source_route(&whole[20..])?;
+    let flags = u16::from_be_bytes([header[6], header[7]]);
+    let (offset, more) = ((flags & 0x1fff) * 8, flags & 0x2000 != 0);
+    let fragment = if offset == 0 && !more {
+        Fragment::None
+    } else {
+        Fragment::Part { id: u16::from_be_bytes([header[4], header[5]]).into(), offset, more }
+    };
+    finish(
+        head,
+        Packet {
+            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
+            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
+            protocol: header[9],
+            upper: Upper::Opaque,
+            fragment,
+            l3: l3 as u16,
+            l4: (l3 + header_len) as u16,
+            end: (l3 + packet_len) as u32,
+        },
+    )
+}
+
+/// Loose and strict source routes (RFC 791) choose hops past the switch's decision; other options are harmless.
+fn refuse_source_route(mut options: &[u8]) -> Result<(), DropReason> {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    while let Some((&kind, rest)) = options.split_first() {
+        match kind {
+            END => return Ok(()),
+            NOP => options = rest,
+            LOOSE | STRICT => return Err(DropReason::SourceRoute),
+            _ => {
+                let len = usize::from(*rest.first().ok_or(DropReason::Ipv4OptionsInvalid)?);
+                if len < 2 {
+                    return Err(DropReason::Ipv4OptionsInvalid);
+                }
+                options = options.get(len..).ok_or(DropReason::Ipv4OptionsInvalid)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ipv6(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
+    let header: [u8; IPV6_HEADER] = array(head, l3).ok_or(DropReason::Ipv6HeaderInvalid)?;
+    let end = l3 + IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    if header[0] >> 4 != 6 || end > total {
+        return Err(DropReason::Ipv6HeaderInvalid);
+    }
+    let address = |at: usize| -> Ipv6Addr { array::<16>(&header, at).unwrap_or_default().into() };
+    let chain = extensions(head, l3 + IPV6_HEADER, end, header[6])?;
+    finish(
+        head,
+        Packet {
+            source: address(8).into(),
+            destination: address(24).into(),
+            protocol: chain.protocol,
+            upper: Upper::Opaque,
+            fragment: chain.fragment,
+            l3: l3 as u16,
+            l4: chain.l4 as u16,
+            end: end as u32,
+        },
+    )
+}
+
+struct Chain {
+    protocol: u8,
+    l4: usize,
+    fragment: Fragment,
+}
+
+/// Walks the extension headers (RFC 8200 section 4) to the upper layer.
+fn extensions(head: &[u8], mut at: usize, end: usize, mut next: u8) -> Result<Chain, DropReason> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    const MOBILITY: u8 = 135;
+    let mut fragment = Fragment::None;
+    for index in 0..=MAX_EXTENSIONS {
+        let known =
+            matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY);
+        if !known || is_later(fragment) {
+            return Ok(Chain { protocol: next, l4: at, fragment });
+        }
+        let header: [u8; 8] = array(head, at).ok_or(DropReason::Ipv6ExtensionsInvalid)?;
+        let len = match next {
+            HOP_BY_HOP if index > 0 => return Err(DropReason::Ipv6ExtensionsInvalid),
+            ROUTING if header[2] == 0 => return Err(DropReason::SourceRoute),
+            FRAGMENT if fragment != Fragment::None => return Err(DropReason::Ipv6ExtensionsInvalid),
+            FRAGMENT => {
+                fragment = ipv6_fragment(&header);
+                8
+            }
+            AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
+            _ => (usize::from(header[1]) + 1) * 8,
+        };
+        next = header[0];
+        at += len;
+        if at > end {
+            return Err(DropReason::Ipv6ExtensionsInvalid);
+        }
+    }
+    Err(DropReason::Ipv6ExtensionsInvalid)
+}
+
+fn is_later(fragment: Fragment) -> bool {
+    matches!(fragment, Fragment::Part { offset, .. } if offset > 0)
+}
+
+fn ipv6_fragment(header: &[u8; 8]) -> Fragment {
+    let field = u16::from_be_bytes([header[2], header[3]]);
+    let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    match (field & 0xfff8, field & 1 != 0) {
+        // An atomic fragment (RFC 6946) is a whole packet.
+        (0, false) => Fragment::None,
+        (offset, more) => Fragment::Part { id, offset, more },
+    }
+}
+
+/// Reads the upper-layer header, which must be whole unless this is a later fragment.
+fn finish(head: &[u8], mut packet: Packet) -> Result<Packet, DropReason> {
+    if is_later(packet.fragment) {
+        return Ok(packet);
+    }
+    let l4 = usize::from(packet.l4);
+    let upper = head.get(l4..head.len().min(packet.end as usize)).unwrap_or_default();
+    packet.upper = match packet.protocol {
+        protocol::TCP => tcp(upper)?,
+        protocol::UDP => udp(upper)?,
+        protocol::ICMP | protocol::ICMPV6 => icmp(upper)?,
+        _ => Upper::Opaque,
+    };
+    Ok(packet)
+}
+
+fn tcp(upper: &[u8]) -> Result<Upper, DropReason> {
+    let header: [u8; 20] = array(upper, 0).ok_or(DropReason::TcpHeaderInvalid)?;
+    let header_len = usize::from(header[12] >> 4) * 4;
+    if header_len < 20 || header_len > upper.len() {
+        return Err(DropReason::TcpHeaderInvalid);
+    }
+    Ok(Upper::Tcp {
+        source: u16::from_be_bytes([header[0], header[1]]),
+        destination: u16::from_be_bytes([header[2], header[3]]),
+        flags: header[13],
+    })
+}
+
+fn udp(upper: &[u8]) -> Result<Upper, DropReason> {
+    let header: [u8; 8] = array(upper, 0).ok_or(DropReason::UdpHeaderInvalid)?;
+    Ok(Upper::Udp {
+        source: u16::from_be_bytes([header[0], header[1]]),
+        destination: u16::from_be_bytes([header[2], header[3]]),
+    })
+}
+
+fn icmp(upper: &[u8]) -> Result<Upper, DropReason> {
+    let header: [u8; 8] = array(upper, 0).ok_or(DropReason::IcmpHeaderInvalid)?;
+    Ok(Upper::Icmp { kind: header[0], code: header[1], id: u16::from_be_bytes([header[4], header[5]]) })
+}
+
+/// `N` bytes of `bytes` from `at`, if they are there.
+pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    fn tcp_frame() -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1000, 443, 1, 100)
+            .syn()
+            .write(&mut frame, b"hello")
+            .unwrap();
+        frame
+    }
+
+    fn ip(frame: &[u8]) -> Result<Packet, DropReason> {
+        match parse(frame, frame.len(), false)? {
+            Parsed::Ip(packet) => Ok(packet),
+            Parsed::Arp => panic!("not ARP"),
+        }
+    }
+
+    /// Rewrites the IPv4 header checksum after a test changed the header.
+    fn resum(frame: &mut [u8]) {
+        let len = usize::from(frame[14] & 0x0f) * 4;
+        frame[24..26].fill(0);
+        let sum = crate::checksum::of(&frame[14..14 + len]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    #[test]
+    fn tcp_over_ipv4() {
+        let packet = ip(&tcp_frame()).unwrap();
+        assert_eq!(packet.upper, Upper::Tcp { source: 1000, destination: 443, flags: 2 });
+        assert_eq!((packet.l3, packet.l4, packet.l4_len()), (14, 34, 25));
+    }
+
+    #[test]
+    fn padding_is_not_part_of_the_packet() {
+        let mut frame = tcp_frame();
+        let end = frame.len();
+        frame.resize(100, 0);
+        assert_eq!(ip(&frame).unwrap().end as usize, end);
+    }
+
+    #[test]
+    fn every_cut_is_refused() {
+        let frame = tcp_frame();
+        for len in 0..frame.len() {
+            assert!(parse(&frame[..len], len, false).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn lengths_and_versions_are_checked() {
+        for (at, value, reason) in [
+            (14, 0x65, DropReason::Ipv4HeaderInvalid),
+            (14, 0x44, DropReason::Ipv4HeaderInvalid),
+            (14, 0x4f, DropReason::Ipv4HeaderInvalid),
+            (16, 0xff, DropReason::Ipv4HeaderInvalid),
+            (22, 9, DropReason::Ipv4ChecksumInvalid),
+            (46, 0x40, DropReason::TcpHeaderInvalid),
+            (46, 0xf0, DropReason::TcpHeaderInvalid),
+            (12, 0x81, DropReason::VlanTagFromSender),
+            (12, 0x99, DropReason::EthertypeUnknown),
+        ] {
+            let mut frame = tcp_frame();
+            frame[at] = value;
+            assert_eq!(ip(&frame), Err(reason), "byte {at} = {value}");
+        }
+    }
+
+    #[test]
+    fn source_routes_are_refused_and_other_options_pass() {
+        let with_options = |options: [u8; 4]| {
+            let mut frame = tcp_frame();
+            frame[14] = 0x46;
+            frame.splice(34..34, options);
+            let len = (frame.len() - 14) as u16;
+            frame[16..18].copy_from_slice(&len.to_be_bytes());
+            resum(&mut frame);
+            ip(&frame)
+        };
+        assert_eq!(with_options([148, 4, 0, 0]).unwrap().l4, 38);
+        assert_eq!(with_options([131, 3, 4, 0]), Err(DropReason::SourceRoute));
+        assert_eq!(with_options([1, 1, 137, 2]), Err(DropReason::SourceRoute));
+        assert_eq!(with_options([7, 0, 0, 0]), Err(DropReason::Ipv4OptionsInvalid));
+        assert_eq!(with_options([7, 40, 0, 0]), Err(DropReason::Ipv4OptionsInvalid));
+    }
+
+    fn ipv6_frame(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend((payload.len() as u16).to_be_bytes());
+        frame.extend([next, 64]);
+        frame.extend([0x20; 32]);
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn ipv6_extensions_lead_to_the_upper_layer() {
+        let udp = [0, 53, 4, 0, 0, 8, 0, 0];
+        let chain = [&[60, 0, 0, 0, 0, 0, 0, 0][..], &[17, 0, 0, 0, 0, 0, 0, 0], &udp].concat();
+        let packet = ip(&ipv6_frame(0, &chain)).unwrap();
+        assert_eq!(packet.upper, Upper::Udp { source: 53, destination: 1024 });
+        assert_eq!(packet.l4, 14 + 40 + 16);
+    }
+
+    #[test]
+    fn bad_extension_chains_are_refused() {
+        let long: Vec<u8> = [[60, 0, 0, 0, 0, 0, 0, 0]; 12].concat();
+        for (next, payload, reason) in [
+            (60, long.as_slice(), DropReason::Ipv6ExtensionsInvalid),
+            (60, &[17, 200, 0, 0, 0, 0, 0, 0][..], DropReason::Ipv6ExtensionsInvalid),
+            (60, &[17][..], DropReason::Ipv6ExtensionsInvalid),
+            (43, &[17, 0, 0, 1, 0, 0, 0, 0][..], DropReason::SourceRoute),
+            (60, &[0, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0][..], DropReason::Ipv6ExtensionsInvalid),
+            (17, &[0, 53][..], DropReason::UdpHeaderInvalid),
+            (58, &[135, 0][..], DropReason::IcmpHeaderInvalid),
+        ] {
+            assert_eq!(ip(&ipv6_frame(next, payload)), Err(reason), "{next} {payload:?}");
+        }
+    }
+
+    #[test]
+    fn fragments_are_told_apart() {
+        let mut frame = tcp_frame();
+        frame[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
+        resum(&mut frame);
+        let first = ip(&frame).unwrap();
+        assert!(matches!(first.fragment, Fragment::Part { offset: 0, more: true, .. }));
+        assert!(matches!(first.upper, Upper::Tcp { .. }));
+        frame[20..22].copy_from_slice(&0x0003u16.to_be_bytes());
+        resum(&mut frame);
+        let last = ip(&frame).unwrap();
+        assert!(matches!(last.fragment, Fragment::Part { offset: 24, more: false, .. }));
+        assert_eq!(last.upper, Upper::Opaque);
+
+        let atomic = ip(&ipv6_frame(44, &[17, 0, 0, 0, 0, 0, 0, 1, 0, 53, 4, 0, 0, 8, 0, 0])).unwrap();
+        assert_eq!(atomic.fragment, Fragment::None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_point_outside(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..4u8, tagged: bool) {
+            let at = if tagged { 16 } else { 12 };
+            if bytes.len() > at + 2 {
+                let ethertype = [0x0800u16, 0x86dd, 0x0806, 0x8100][usize::from(kind)];
+                bytes[at..at + 2].copy_from_slice(&ethertype.to_be_bytes());
+                bytes[at + 2] = if kind == 0 { 0x45 } else { 0x60 };
+                if kind == 0 && bytes.len() >= at + 22 {
+                    let sum = { bytes[at + 12..at + 14].fill(0); crate::checksum::of(&bytes[at + 2..at + 22]) };
+                    bytes[at + 12..at + 14].copy_from_slice(&sum.to_be_bytes());
+                }
+            }
+            if let Ok(Parsed::Ip(packet)) = parse(&bytes, bytes.len(), tagged) {
+                prop_assert!(usize::from(packet.l4) <= packet.end as usize);
+                prop_assert!(packet.end as usize <= bytes.len());
+            }
+        }
+    }
+}
