@@ -1,1 +1,5 @@
-//! A VPC on one machine: pods in network namespaces, a VLAN fabric, outside hosts.
+//! A VPC on one machine: pods, hosts and a VLAN fabric in network namespaces.
+//!
+//! The `espalier lab` commands and other crates' tests call it. It promises that what it made is gone afterwards.
+
+pub mod netns;
