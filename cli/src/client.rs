@@ -1,0 +1,294 @@
+//! The control socket's client: HTTP/1.1 and JSON on a unix socket, blocking for its callers.
+//!
+//! Used by every command that asks the running switch. One connection a command; every exchange has a deadline and
+//! a size limit; a switch that speaks other words is refused before anything is asked of it.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use espalier_api::control::{ErrorReply, Status};
+use espalier_api::{InputError, VERSION, file::MAX_BYTES};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::args::Global;
+
+/// Why the switch did not answer, or what it refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nothing listens.
+    #[error(
+        "{}: no switch answers on this socket ({cause}): start one with `espalier-switch --socket {}`, or name \
+         its socket with --socket or ESPALIER_SOCKET", .socket.display(), .socket.display()
+    )]
+    Absent { socket: PathBuf, cause: io::Error },
+    /// The socket is not ours to open.
+    #[error("{}: permission denied: {needed}", .socket.display())]
+    Denied { socket: PathBuf, needed: String },
+    /// It took too long.
+    #[error(
+        "{}: no answer to {request} within {seconds} s: the switch hangs or is busy; --timeout allows it longer",
+        .socket.display()
+    )]
+    TimedOut { socket: PathBuf, request: String, seconds: u64 },
+    /// The connection broke.
+    #[error("{}: {request}: {cause}", .socket.display())]
+    Broken { socket: PathBuf, request: String, cause: String },
+    /// Something else listens there, or a switch that breaks its word.
+    #[error("{}: {request}: the reply is not what a switch says ({cause}): is this the switch's socket?", .socket.display())]
+    Garbage { socket: PathBuf, request: String, cause: String },
+    /// Another version.
+    #[error(
+        "{}: the switch speaks API version {theirs}, this espalier version {VERSION}: use the espalier that came \
+         with the switch", .socket.display()
+    )]
+    Version { socket: PathBuf, theirs: u32 },
+    /// The switch failed.
+    #[error("{}: {request}: the switch failed with {status}: {message}", .socket.display())]
+    Failed { socket: PathBuf, request: String, status: u16, message: String },
+    /// The switch refused the input.
+    #[error(transparent)]
+    Refused(InputError),
+}
+
+impl ClientError {
+    /// The same error; a refusal names the file whose content was refused.
+    pub(crate) fn about_file(self, file: &Path) -> Self {
+        match self {
+            Self::Refused(error) => Self::Refused(error.in_file(file.display().to_string())),
+            other => other,
+        }
+    }
+}
+
+/// A connection to the switch.
+pub(crate) struct Client {
+    runtime: Runtime,
+    sender: SendRequest<Full<Bytes>>,
+    socket: PathBuf,
+    timeout: Duration,
+    status: Bytes,
+}
+
+impl Client {
+    /// Connects and checks that the switch speaks this version.
+    pub(crate) fn connect(global: &Global) -> Result<Self, ClientError> {
+        let socket = global.socket.clone();
+        let timeout = Duration::from_secs(global.timeout);
+        let absent = |cause| ClientError::Absent { socket: socket.clone(), cause };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(absent)?;
+        let connecting = tokio::time::timeout(timeout, UnixStream::connect(&socket));
+        let stream =
+            runtime.block_on(async { connecting.await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) });
+        let stream = stream.map_err(|cause| match cause.kind() {
+            io::ErrorKind::PermissionDenied => denied(&socket),
+            _ => absent(cause),
+        })?;
+        let sender = runtime.block_on(async {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            // Its errors reach the caller through the request under way.
+            tokio::spawn(connection);
+            Ok(sender)
+        });
+        let sender = sender.map_err(|cause: hyper::Error| absent(io::Error::other(cause)))?;
+        let mut client = Self { runtime, sender, socket, timeout, status: Bytes::new() };
+        client.check_version()?;
+        Ok(client)
+    }
+
+    /// State of the switch, as it was when the connection was made.
+    pub(crate) fn status(&self) -> Result<Status, ClientError> {
+        self.parse("GET /v1/status", &self.status)
+    }
+
+    /// `GET` of a resource.
+    pub(crate) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, Bytes::new())
+    }
+
+    /// `PUT` of a resource.
+    pub(crate) fn put<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let body = self.encode(path, body)?;
+        self.ask(Method::PUT, path, body)
+    }
+
+    /// `POST` of a question.
+    pub(crate) fn post<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let body = self.encode(path, body)?;
+        self.ask(Method::POST, path, body)
+    }
+
+    fn check_version(&mut self) -> Result<(), ClientError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Spoken {
+            api_version: u32,
+        }
+        let name = "GET /v1/status";
+        self.status = self.exchange(Method::GET, "/v1/status", Bytes::new())?;
+        let Spoken { api_version: theirs } = self.parse(name, &self.status)?;
+        if theirs == VERSION {
+            return Ok(());
+        }
+        Err(ClientError::Version { socket: self.socket.clone(), theirs })
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let name = format!("{method} {path}");
+        let reply = self.exchange(method, path, body)?;
+        self.parse(&name, &reply)
+    }
+
+    /// Sends one request and reads the whole reply before the deadline; a refusal becomes an error here.
+    fn exchange(&mut self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let name = format!("{method} {path}");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "espalier")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|cause| self.broken(&name, &cause))?;
+        let (status, body) = self.within_deadline(&name, request)?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        if status == StatusCode::FORBIDDEN {
+            return Err(denied(&self.socket));
+        }
+        let refusal = serde_json::from_slice::<ErrorReply>(&body);
+        Err(match refusal {
+            Ok(refusal) if status.is_client_error() => ClientError::Refused(refusal.error),
+            refusal => ClientError::Failed {
+                socket: self.socket.clone(),
+                request: name,
+                status: status.as_u16(),
+                message: refusal.map_or_else(|_| excerpt(&body), |refusal| refusal.error.to_string()),
+            },
+        })
+    }
+
+    fn within_deadline(
+        &mut self,
+        name: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let sender = &mut self.sender;
+        let asking = async {
+            sender.ready().await?;
+            read_reply(sender.send_request(request).await?).await
+        };
+        match self.runtime.block_on(async { tokio::time::timeout(self.timeout, asking).await }) {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(cause)) => Err(self.broken(name, &*cause)),
+            Err(_) => Err(ClientError::TimedOut {
+                socket: self.socket.clone(),
+                request: name.to_owned(),
+                seconds: self.timeout.as_secs(),
+            }),
+        }
+    }
+
+    fn broken(&self, request: &str, error: &(dyn Error + Send + Sync + 'static)) -> ClientError {
+        let (socket, request) = (self.socket.clone(), request.to_owned());
+        let cause = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        let not_http = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+        if not_http || error.is::<LengthLimitError>() {
+            return ClientError::Garbage { socket, request, cause };
+        }
+        ClientError::Broken { socket, request, cause }
+    }
+
+    fn encode<B: Serialize + ?Sized>(&self, path: &str, body: &B) -> Result<Bytes, ClientError> {
+        serde_json::to_vec(body).map(Bytes::from).map_err(|cause| self.broken(path, &cause))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, request: &str, body: &[u8]) -> Result<T, ClientError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| ClientError::Garbage {
+            socket: self.socket.clone(),
+            request: request.to_owned(),
+            cause: error.to_string(),
+        })
+    }
+}
+
+/// The whole reply, unless it is larger than anything a switch has to say.
+async fn read_reply(
+    response: Response<Incoming>,
+) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
+    let (head, body) = response.into_parts();
+    let limit = usize::try_from(MAX_BYTES).unwrap_or(usize::MAX);
+    Ok((head.status, Limited::new(body, limit).collect().await?.to_bytes()))
+}
+
+/// What it takes to open `socket`: its owner, or its group where the mode lets the group in.
+fn denied(socket: &Path) -> ClientError {
+    let needed = match fs::metadata(socket) {
+        Ok(metadata) => format!(
+            "the socket belongs to uid {}, {} with mode {:04o}: run as root or as a member of that group",
+            metadata.uid(),
+            group_name(metadata.gid()),
+            metadata.mode() & 0o7777
+        ),
+        Err(_) => "its folder cannot be entered: run as root".to_owned(),
+    };
+    ClientError::Denied { socket: socket.to_owned(), needed }
+}
+
+fn group_name(gid: u32) -> String {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let name = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
+    });
+    name.map_or_else(|| format!("gid {gid}"), |name| format!("group {name} (gid {gid})"))
+}
+
+/// The beginning of a body that is no [`ErrorReply`], on one line.
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(120)]);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_has_its_name_from_the_system() {
+        assert_eq!(group_name(0), "group root (gid 0)");
+        assert_eq!(group_name(4_000_000_000), "gid 4000000000");
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        assert_eq!(excerpt(b"<html>\n  no\n</html>"), "<html> no </html>");
+        assert_eq!(excerpt(&[b'x'; 500]).len(), 120);
+    }
+}

@@ -1,0 +1,29 @@
+//! One module a command; [`run`] picks it.
+//!
+//! A command asks (the switch, a file, the lab), prints through [`Output`], and returns the exit code of its answer.
+
+mod apply;
+mod explain;
+mod groups;
+mod pods;
+mod rules;
+mod status;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command};
+use crate::error::CliError;
+use crate::output::Output;
+
+/// Runs the command and returns 0 for done or yes, 1 for no.
+pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Apply(args) => apply::run(global, args, out),
+        Command::Status(args) => status::run(global, args, out),
+        Command::Pods(args) => pods::run(global, args, out),
+        Command::Groups(args) => groups::run(global, args, out),
+        Command::Rules(args) => rules::run(global, args, out),
+        Command::Explain(args) => explain::run(global, args, out),
+    }
+}

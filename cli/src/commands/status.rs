@@ -1,0 +1,163 @@
+//! `espalier status`: what the switch enforces, how it is attached, and whether packets and frames add up.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use comfy_table::Cell;
+use espalier_api::control::{Counters, Frames, Status, XdpStatus};
+
+use crate::args::{Global, JsonFlag};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output::{Output, Tone, duration, grouped, listed};
+
+pub(super) fn run(global: &Global, args: &JsonFlag, out: &mut Output) -> Result<ExitCode, CliError> {
+    let status = Client::connect(global)?.status()?;
+    if args.json {
+        out.json(&status)?;
+    } else {
+        summary(&status, out)?;
+        packets(&status.counters, out)?;
+        frames(&status.frames, out)?;
+        steering(&status.steering, out)?;
+        workers(&status, out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `native`, or `generic (why)`.
+pub(super) fn attachment(xdp: &XdpStatus) -> String {
+    match &xdp.fallback {
+        Some(why) => format!("{} ({why})", xdp.mode),
+        None => xdp.mode.clone(),
+    }
+}
+
+fn summary(status: &Status, out: &mut Output) -> Result<(), CliError> {
+    let generation = match status.generation {
+        Some(generation) => Cell::new(format!("{generation}, enforced by every worker")),
+        None => out.cell("none yet: `espalier apply FILE` sends one", Tone::Bad),
+    };
+    let trunk = status.trunk.as_ref().map_or_else(
+        || "none yet".to_owned(),
+        |trunk| {
+            let xdp = attachment(&trunk.xdp);
+            format!("{} ({}), MTU {}, XDP {xdp}", trunk.interface, trunk.driver, trunk.mtu)
+        },
+    );
+    let can = &status.capabilities;
+    let mut fields = vec![
+        (
+            "switch",
+            Cell::new(format!(
+                "espalier-switch {}, pid {}, up {}",
+                status.version,
+                status.pid,
+                duration(status.uptime_seconds)
+            )),
+        ),
+        ("generation", generation),
+        (
+            "policy",
+            Cell::new(format!(
+                "{} pods, {} security groups, {} rules",
+                status.pods, status.groups, status.rules
+            )),
+        ),
+        ("trunk", Cell::new(trunk)),
+        (
+            "kernel",
+            Cell::new(format!(
+                "{}, multi-buffer {}, largest packet {} bytes, huge pages {}",
+                can.kernel,
+                if can.multi_buffer { "yes" } else { "no" },
+                can.max_packet,
+                if can.hugepages { "yes" } else { "no" }
+            )),
+        ),
+    ];
+    fields.extend(status.problems.iter().map(|problem| ("problem", out.cell(problem, Tone::Bad))));
+    out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
+}
+
+fn packets(counters: &Counters, out: &mut Output) -> Result<(), CliError> {
+    let dropped: u64 = counters.dropped.values().sum();
+    let balance = balance(
+        counters.rx,
+        counters.accounted(),
+        format!(
+            "rx {} == forwarded {} + dropped {} + consumed {}",
+            grouped(counters.rx),
+            grouped(counters.forwarded),
+            grouped(dropped),
+            grouped(counters.consumed)
+        ),
+        out,
+    );
+    heading("packets", out)?;
+    let mut fields = vec![("balance".to_owned(), balance)];
+    fields
+        .extend(counters.dropped.iter().map(|(reason, count)| (format!("dropped {reason}"), number(*count))));
+    fields.push(("originated".to_owned(), number(counters.originated)));
+    out.fields(fields)
+}
+
+fn frames(frames: &Frames, out: &mut Output) -> Result<(), CliError> {
+    let sum = frames.free + frames.fill + frames.rx + frames.worker + frames.tx;
+    let text = format!(
+        "free {} + fill {} + rx {} + worker {} + tx {} == total {}",
+        frames.free, frames.fill, frames.rx, frames.worker, frames.tx, frames.total
+    );
+    let balance = balance(frames.total, sum, text, out);
+    heading("frames", out)?;
+    out.fields([("balance".to_owned(), balance)])
+}
+
+/// `text` states an equation; where it does not hold, the sign and the colour say so.
+fn balance(expected: u64, sum: u64, text: String, out: &Output) -> Cell {
+    if expected == sum {
+        return out.cell(text, Tone::Good);
+    }
+    let off = expected.abs_diff(sum);
+    out.cell(format!("{}: OFF BY {}", text.replace("==", "!="), grouped(off)), Tone::Bad)
+}
+
+fn steering(exits: &BTreeMap<String, u64>, out: &mut Output) -> Result<(), CliError> {
+    if exits.is_empty() {
+        return Ok(());
+    }
+    heading("steering", out)?;
+    out.fields(exits.iter().map(|(label, count)| (label.clone(), number(*count))))
+}
+
+fn workers(status: &Status, out: &mut Output) -> Result<(), CliError> {
+    heading("workers", out)?;
+    let rows: Vec<[Cell; 9]> = status
+        .workers
+        .iter()
+        .map(|worker| {
+            [
+                Cell::new(worker.worker),
+                Cell::new(listed(worker.core)),
+                Cell::new(listed(worker.generation)),
+                Cell::new(worker.pods),
+                Cell::new(worker.flows),
+                number(worker.batches),
+                number(worker.sleeps),
+                number(worker.counters.rx),
+                number(worker.counters.forwarded),
+            ]
+        })
+        .collect();
+    let headings = ["WORKER", "CORE", "GENERATION", "PODS", "FLOWS", "BATCHES", "SLEEPS", "RX", "FORWARDED"];
+    out.table(headings, rows)
+}
+
+fn heading(name: &str, out: &mut Output) -> Result<(), CliError> {
+    out.line("")?;
+    out.line(name)
+}
+
+fn number(count: u64) -> Cell {
+    Cell::new(grouped(count))
+}
