@@ -1,1 +1,27 @@
 //! Security group policy: model ▸ lower ▸ compile ▸ lookup ▸ explain, and the oracles.
+//!
+//! The switch builds one [`Judge`] a generation from a valid [`espalier_api::Snapshot`] and asks it about every packet
+//! that no tracked flow answers for; the CLI asks the same [`Judge`] to explain. Pure: no I/O, no clock, no threads.
+
+mod engine;
+mod explain;
+mod judge;
+mod linear;
+mod listing;
+mod lower;
+mod model;
+mod services;
+#[cfg(test)]
+mod testing;
+mod tuple;
+mod warning;
+
+pub use engine::{Decision, Engine, PolicyId, RuleRef, ServiceRef};
+pub use explain::{QueryError, explain};
+pub use judge::Judge;
+pub use linear::Linear;
+pub use lower::{LoweredRule, Predicate};
+pub use model::Model;
+pub use services::Services;
+pub use tuple::Tuple;
+pub use warning::Warning;
