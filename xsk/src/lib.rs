@@ -1,0 +1,24 @@
+//! AF_XDP for Espalier: ports, frames and rings on one shared UMEM, and the steering program that feeds them.
+//!
+//! The only crate with unsafe code; `docs/UNSAFE.md` lists the invariants it stands on.
+
+pub mod ethtool;
+mod frame;
+mod interface;
+mod meta;
+mod netdev;
+mod pool;
+mod port;
+mod steering;
+mod umem;
+
+pub use frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS, Packet};
+pub use interface::{InterfaceError, InterfaceRef, interface};
+pub use meta::{SteerFlags, SteerMeta};
+pub use pool::FramePool;
+pub use port::{Port, PortConfig, PortError, PortStatistics};
+pub use steering::{
+    Attachment, DryRun, Entrance, SteeredPod, Steering, SteeringConfig, SteeringCounters, SteeringError, Verdict,
+    XdpMode,
+};
+pub use umem::{FrameOwners, Hugepages, Umem, UmemConfig, UmemError};
