@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn wrong_names_are_told_apart() {
-        assert!(matches!(interface("no-such-if"), Err(InterfaceError::Missing { name }) if name == "no-such-if"));
+        assert!(
+            matches!(interface("no-such-if"), Err(InterfaceError::Missing { name }) if name == "no-such-if")
+        );
         for name in ["", "sixteen-bytes-xx", "nul\0inside"] {
             assert!(matches!(interface(name), Err(InterfaceError::Name { .. })), "{name:?}");
         }
