@@ -88,9 +88,10 @@ impl Client {
         let timeout = Duration::from_secs(global.timeout);
         let absent = |cause| ClientError::Absent { socket: socket.clone(), cause };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(absent)?;
-        let connecting = tokio::time::timeout(timeout, UnixStream::connect(&socket));
-        let stream =
-            runtime.block_on(async { connecting.await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) });
+        let stream = runtime.block_on(async {
+            let connecting = tokio::time::timeout(timeout, UnixStream::connect(&socket));
+            connecting.await.unwrap_or_else(|elapsed| Err(elapsed.into()))
+        });
         let stream = stream.map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => denied(&socket),
             _ => absent(cause),

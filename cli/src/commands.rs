@@ -9,7 +9,10 @@ mod pods;
 mod rules;
 mod status;
 
+use std::path::Path;
 use std::process::ExitCode;
+
+use espalier_api::{Snapshot, file};
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
@@ -26,4 +29,10 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
     }
+}
+
+/// The snapshot in `path`, where `-` is standard input.
+pub(crate) fn load(path: &Path) -> Result<Snapshot, CliError> {
+    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+    Ok(file::load(path)?)
 }

@@ -9,14 +9,12 @@ mod commands;
 mod error;
 mod output;
 mod queries;
+mod source;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use anstyle::AnsiColor;
 use clap::Parser;
 
-use crate::error::CliError;
 use crate::output::Output;
 
 fn main() -> ExitCode {
@@ -26,17 +24,10 @@ fn main() -> ExitCode {
     match outcome.and_then(|code| out.flush().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
-            report(&error);
+            if !error.is_closed_pipe() {
+                output::fail(&error);
+            }
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-/// Says on standard error what went wrong; where standard error is closed too, the exit code has to do.
-fn report(error: &CliError) {
-    if error.is_closed_pipe() {
-        return;
-    }
-    let style = AnsiColor::Red.on_default().bold();
-    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {error}");
 }

@@ -124,6 +124,22 @@ impl Output {
     }
 }
 
+/// Says on standard error what deserves a look but stops nothing.
+pub(crate) fn warn(text: &dyn std::fmt::Display) {
+    complain("warning:", AnsiColor::Yellow, text);
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn fail(text: &dyn std::fmt::Display) {
+    complain("error:", AnsiColor::Red, text);
+}
+
+/// Where standard error is closed too, the exit code has to do.
+fn complain(label: &str, colour: AnsiColor, text: &dyn std::fmt::Display) {
+    let style = colour.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}{label}{style:#} {text}");
+}
+
 /// Columns apart by two spaces. On a terminal long cells wrap at its width; into a pipe nothing wraps.
 fn plain_table() -> Table {
     let mut table = Table::new();

@@ -69,9 +69,10 @@ pub(crate) fn check(query: &Query, known: impl Fn(&PodName) -> bool) -> Result<(
 fn parse(line: &[u8]) -> Result<Query, InputError> {
     let mut deserializer = serde_json::Deserializer::from_slice(line);
     let query: Query = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        // "." and "?" stand for the line itself: it is no object, or it breaks off.
         let field = error.path().to_string();
-        let field = if field == "." { String::new() } else { field };
-        InputError::new(field, plain(&error.into_inner()))
+        let field = if matches!(field.as_str(), "." | "?") { "" } else { &field };
+        InputError::new(field, plain(error.inner()))
     })?;
     deserializer.end().map_err(|error| InputError::new("", plain(&error)))?;
     Ok(query)

@@ -1,10 +1,9 @@
 //! `espalier apply FILE`: a snapshot file to the switch, enforced when the command returns.
 
-use std::path::Path;
 use std::process::ExitCode;
 
+use espalier_api::Snapshot;
 use espalier_api::control::Applied;
-use espalier_api::{Snapshot, file};
 
 use crate::args::{ApplyArgs, Global};
 use crate::client::Client;
@@ -12,7 +11,7 @@ use crate::error::CliError;
 use crate::output::{Output, Tone};
 
 pub(super) fn run(global: &Global, args: &ApplyArgs, out: &mut Output) -> Result<ExitCode, CliError> {
-    let snapshot = load(&args.file)?;
+    let snapshot = super::load(&args.file)?;
     let applied: Applied = Client::connect(global)?
         .put("/v1/snapshot", &snapshot)
         .map_err(|error| error.about_file(&args.file))?;
@@ -22,12 +21,6 @@ pub(super) fn run(global: &Global, args: &ApplyArgs, out: &mut Output) -> Result
         show(&applied, &snapshot, out)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The snapshot in `path`, where `-` is standard input.
-pub(super) fn load(path: &Path) -> Result<Snapshot, CliError> {
-    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
-    Ok(file::load(path)?)
 }
 
 fn show(applied: &Applied, snapshot: &Snapshot, out: &mut Output) -> Result<(), CliError> {

@@ -1,0 +1,73 @@
+//! Who answers questions about policy: the running switch, or the same engine on a snapshot file.
+//!
+//! Used by `explain`. Both give one answer a question, in the same order, in the same words.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use espalier_api::control::PodStatus;
+use espalier_api::{Answer, InputError, PodName, Query};
+use espalier_rules::Judge;
+
+use crate::args::Global;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Questions sent to the switch in one request.
+const CHUNK: usize = 10_000;
+
+/// Who answers.
+pub(crate) enum Source {
+    /// The rules engine, here.
+    Offline(Box<Judge>),
+    /// The switch, and the pods it had when it was asked.
+    Switch(Box<Client>, HashSet<PodName>),
+}
+
+impl Source {
+    /// The engine on `snapshot` where one is given, else the switch.
+    pub(crate) fn open(global: &Global, snapshot: Option<&Path>) -> Result<Self, CliError> {
+        if let Some(path) = snapshot {
+            return Ok(Self::Offline(Box::new(judge(path)?)));
+        }
+        let mut client = Client::connect(global)?;
+        let pods: Vec<PodStatus> = client.get("/v1/pods")?;
+        Ok(Self::Switch(Box::new(client), pods.into_iter().map(|pod| pod.name).collect()))
+    }
+
+    /// Whether `pod` can be asked about.
+    pub(crate) fn knows(&self, pod: &PodName) -> bool {
+        match self {
+            Self::Offline(judge) => judge.model().pod_index(pod).is_some(),
+            Self::Switch(_, pods) => pods.contains(pod),
+        }
+    }
+
+    /// Answers every question in order, each handed to `each` as soon as it is there.
+    pub(crate) fn answer(
+        &mut self,
+        queries: &[Query],
+        mut each: impl FnMut(&Answer) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        match self {
+            Self::Offline(judge) => queries.iter().try_for_each(|query| {
+                let answer = judge.explain(query).map_err(|error| InputError::new("", error.to_string()))?;
+                each(&answer)
+            }),
+            Self::Switch(client, _) => queries.chunks(CHUNK).try_for_each(|chunk| {
+                let answers: Vec<Answer> = client.post("/v1/explain", chunk)?;
+                answers.iter().try_for_each(&mut each)
+            }),
+        }
+    }
+}
+
+/// The rules engine on the snapshot in `path`; what is doubtful in the snapshot is said on standard error.
+fn judge(path: &Path) -> Result<Judge, CliError> {
+    let (judge, warnings) = Judge::plain(&crate::commands::load(path)?);
+    for warning in warnings {
+        output::warn(&warning);
+    }
+    Ok(judge)
+}

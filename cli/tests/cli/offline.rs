@@ -1,0 +1,148 @@
+//! `explain --snapshot`: the answers, their shape, and what is refused before anything is answered.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use espalier_api::{Answer, Query};
+use serde_json::{Value, json};
+
+use crate::support::{Run, data, espalier, run, run_with_input};
+
+/// A question and what must come back: verdict, rule, group, tracked.
+struct Case {
+    query: Value,
+    expected: Value,
+}
+
+/// The table in `data/golden.tsv`: verdict, rule, group, tracked, pod, direction, protocol, remote, port or ICMP.
+fn golden() -> Vec<Case> {
+    let table = fs::read_to_string(data("golden.tsv")).unwrap();
+    table.lines().map(case).collect()
+}
+
+fn case(line: &str) -> Case {
+    let fields: Vec<&str> = line.split('\t').collect();
+    let [verdict, rule, group, tracked, pod, direction, protocol, remote, rest] = fields[..] else {
+        panic!("not nine columns: {line}");
+    };
+    let or_null = |text: &str| if text == "-" { Value::Null } else { json!(text) };
+    let mut query = json!({"pod": pod, "direction": direction, "protocol": protocol, "remote": remote});
+    match rest.split(' ').collect::<Vec<_>>()[..] {
+        ["-"] => {}
+        ["type", icmp_type, "code", code] => {
+            query["icmp_type"] = json!(icmp_type.parse::<u8>().unwrap());
+            query["icmp_code"] = json!(code.parse::<u8>().unwrap());
+        }
+        _ => query["port"] = json!(rest.parse::<u16>().unwrap()),
+    }
+    let expected = json!({
+        "verdict": verdict, "rule": or_null(rule), "group": or_null(group), "tracked": tracked == "true"
+    });
+    Case { query, expected }
+}
+
+fn asked(queries: &str) -> Run {
+    let snapshot = data("node.yaml");
+    run_with_input(["explain", "--snapshot", snapshot.to_str().unwrap(), "--queries", "-", "--json"], queries)
+}
+
+#[test]
+fn every_golden_query_has_its_answer_in_the_same_order() {
+    let cases = golden();
+    let queries: String = cases.iter().map(|case| format!("{}\n", case.query)).collect();
+    let run = asked(&queries);
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    assert_eq!(run.stdout.lines().count(), cases.len());
+    for (line, case) in run.stdout.lines().zip(&cases) {
+        let mut answer: Value = serde_json::from_str(line).unwrap();
+        let reason = answer.as_object_mut().unwrap().remove("reason").unwrap();
+        assert_eq!(answer, case.expected, "{}: {reason}", case.query);
+        assert!(reason.as_str().unwrap().contains(case.query["remote"].as_str().unwrap()), "{reason}");
+        serde_json::from_str::<Answer>(line).unwrap();
+    }
+}
+
+#[test]
+fn one_question_exits_with_its_answer() {
+    let snapshot = data("node.yaml");
+    for case in golden() {
+        let query: Query = serde_json::from_value(case.query.clone()).unwrap();
+        let mut args = vec!["explain".to_owned(), query.pod.to_string(), format!("--{}", query.direction)];
+        args.extend(["--snapshot".to_owned(), snapshot.display().to_string()]);
+        args.extend([format!("--protocol={}", query.protocol), format!("--remote={}", query.remote)]);
+        args.extend(query.port.map(|port| format!("--port={port}")));
+        args.extend(query.icmp_type.map(|icmp_type| format!("--icmp-type={icmp_type}")));
+        args.extend(query.icmp_code.map(|code| format!("--icmp-code={code}")));
+        let run = run(&args);
+        let verdict = case.expected["verdict"].as_str().unwrap();
+        assert_eq!(run.code, i32::from(verdict == "deny"), "{args:?}: {run:?}");
+        assert!(run.stdout.starts_with(verdict), "{args:?}: {run:?}");
+        if let Some(rule) = case.expected["rule"].as_str() {
+            assert!(run.stdout.contains(rule), "{args:?}: {run:?}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_line_is_named_and_nothing_is_answered() {
+    let good = r#"{"pod":"shop/web-0","direction":"egress","protocol":"tcp","remote":"10.0.0.1","port":1}"#;
+    for (bad, wanted) in [
+        (good.replace("shop/web-0", "shop/web-9"), "standard input:4: pod: shop/web-9"),
+        (good.replace("shop/web-0", "web-0"), "standard input:4: pod: "),
+        (good.replace("egress", "out"), "standard input:4: direction: unknown variant `out`"),
+        (good.replace("\"tcp\"", "\"tpc\""), "standard input:4: protocol: protocol \"tpc\" is unknown"),
+        (good.replace("\"tcp\"", "256"), "standard input:4: protocol: protocol \"256\" is unknown"),
+        (good.replace("10.0.0.1", "10.0.0"), "standard input:4: remote: "),
+        (good.replace(":1}", ":-1}"), "standard input:4: port: invalid value: integer `-1`"),
+        (good.replace(",\"port\":1", ""), "standard input:4: port: missing"),
+        (good.replace("\"tcp\"", "\"icmp\""), "standard input:4: port: protocol icmp has no ports"),
+        (good.replace("\"port\"", "\"ports\""), "standard input:4: ports: unknown field `ports`"),
+        (good.replace(":1}", ":1"), "standard input:4: EOF while parsing"),
+        ("[]".to_owned(), "standard input:4: "),
+    ] {
+        // The empty line counts, though it asks nothing.
+        let run = asked(&format!("{good}\n\n{good}\n{bad}\n{good}\n"));
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{bad}");
+        assert!(run.stderr.starts_with(&format!("error: {wanted}")), "{bad}: {}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_file_of_questions_is_named_in_its_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q.ndjson");
+    fs::write(&path, "{}\n").unwrap();
+    let (snapshot, queries) = (data("node.yaml"), path.display().to_string());
+    let run = run(["explain", "--snapshot", snapshot.to_str().unwrap(), "--queries", &queries]);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""));
+    assert!(run.stderr.contains(&format!("{queries}:1: missing field `pod`")), "{}", run.stderr);
+}
+
+#[test]
+fn no_questions_have_no_answers() {
+    let run = asked("\n  \n");
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "", ""));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q.ndjson");
+    fs::write(&path, format!("{}\n", golden()[0].query).repeat(20_000)).unwrap();
+    let mut child = espalier()
+        .args(["explain", "--json", "--snapshot"])
+        .arg(data("node.yaml"))
+        .arg("--queries")
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("{\"verdict\":\"allow\""), "{line}");
+    let end = Run::from(child.wait_with_output().unwrap());
+    assert_eq!((end.code, end.stderr.as_str()), (0, ""));
+}
