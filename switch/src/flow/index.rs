@@ -1,0 +1,211 @@
+//! The hash index: 64-byte buckets of eight tags and eight entry numbers.
+//!
+//! Called by the table with a hash; never looks at keys itself. A bucket that overflowed counts how many entries went
+//! past it to the next ones, so a miss ends at the first bucket nobody went past. Twice as many lanes as entries: an
+//! insert always finds one.
+
+/// No entry.
+pub(super) const NONE: u32 = u32::MAX;
+
+const LANES: usize = 8;
+/// Entries per bucket when the table is full. At four, 0.65 % of the entries lie outside their home bucket.
+const FILL: usize = 4;
+const LOW: u64 = 0x0001_0001_0001_0001;
+const HIGH: u64 = 0x8000_8000_8000_8000;
+
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// Eight 16-bit tags, four a word; 0 marks a free lane.
+    tags: [u64; 2],
+    entries: [u32; LANES],
+    /// How many entries have this bucket between their home and their place.
+    passed: u32,
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// The buckets of one table.
+pub(super) struct Index {
+    buckets: Vec<Bucket>,
+}
+
+/// Bit 15 of each 16-bit lane of `word` that equals `tag`. Lanes above a true match may be wrong, the lowest never.
+#[inline]
+fn matches(word: u64, tag: u16) -> u64 {
+    let difference = word ^ (u64::from(tag) * LOW);
+    difference.wrapping_sub(LOW) & !difference & HIGH
+}
+
+#[inline]
+fn tag(hash: u64) -> u16 {
+    (hash as u16).max(1)
+}
+
+impl Bucket {
+    const EMPTY: Self = Self { tags: [0; 2], entries: [NONE; LANES], passed: 0 };
+
+    /// One bit for each lane that may hold `tag`: lanes 0 to 3 at bits 0, 16, 32, 48, lanes 4 to 7 one bit higher, so
+    /// that both words are searched without a branch. The lowest bit is always a true match.
+    #[inline]
+    fn matches(&self, tag: u16) -> u64 {
+        matches(self.tags[0], tag) >> 15 | matches(self.tags[1], tag) >> 14
+    }
+
+    fn set(&mut self, lane: usize, tag: u16, entry: u32) {
+        let shift = (lane % 4) * 16;
+        let word = &mut self.tags[lane / 4];
+        *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
+        self.entries[lane] = entry;
+    }
+
+    #[inline]
+    fn find(&self, tag: u16, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
+        let mut left = self.matches(tag);
+        while left != 0 {
+            let lane = lane(left);
+            if self.entries[lane] != NONE && is(self.entries[lane]) {
+                return Some(lane);
+            }
+            left &= left - 1;
+        }
+        None
+    }
+}
+
+/// The lane of the lowest bit of [`Bucket::matches`].
+#[inline]
+fn lane(matches: u64) -> usize {
+    let bit = matches.trailing_zeros() as usize;
+    (bit / 16 + bit % 16 * 4) % LANES
+}
+
+impl Index {
+    /// Bytes for `entries` entries.
+    pub(super) fn bytes(entries: usize) -> usize {
+        Self::buckets(entries) * size_of::<Bucket>()
+    }
+
+    fn buckets(entries: usize) -> usize {
+        entries.div_ceil(FILL).max(1)
+    }
+
+    /// An empty index with room for `entries`, or nothing if the memory is refused.
+    pub(super) fn new(entries: usize) -> Option<Self> {
+        let count = Self::buckets(entries);
+        let mut buckets = Vec::new();
+        buckets.try_reserve_exact(count).ok()?;
+        buckets.resize(count, Bucket::EMPTY);
+        Some(Self { buckets })
+    }
+
+    /// The bucket where `hash` lives, from its upper half; the tag is the lowest 16 bits.
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+    }
+
+    fn after(&self, bucket: usize) -> usize {
+        if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
+    }
+
+    /// A guess without a branch on memory: the entry of the first lane in the home bucket whose tag fits.
+    #[inline]
+    pub(super) fn guess(&self, hash: u64) -> u32 {
+        let bucket = &self.buckets[self.home(hash)];
+        let matches = bucket.matches(tag(hash));
+        let entry = bucket.entries[lane(matches)];
+        if matches == 0 { NONE } else { entry }
+    }
+
+    /// The entry under `hash` that `is` accepts.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &self.buckets[at];
+            if let Some(lane) = bucket.find(tag(hash), &mut is) {
+                return Some(bucket.entries[lane]);
+            }
+            if bucket.passed == 0 {
+                return None;
+            }
+            at = self.after(at);
+        }
+    }
+
+    /// Adds `entry`. The caller never adds more entries than the index was made for.
+    pub(super) fn insert(&mut self, hash: u64, entry: u32) {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &mut self.buckets[at];
+            if let Some(lane) = bucket.entries.iter().position(|held| *held == NONE) {
+                bucket.set(lane, tag(hash), entry);
+                return;
+            }
+            bucket.passed += 1;
+            at = self.after(at);
+        }
+    }
+
+    /// Takes out `entry`, which is in the index under `hash`.
+    pub(super) fn remove(&mut self, hash: u64, entry: u32) {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &mut self.buckets[at];
+            if let Some(lane) = bucket.find(tag(hash), |held| held == entry) {
+                bucket.set(lane, 0, NONE);
+                return;
+            }
+            bucket.passed -= 1;
+            at = self.after(at);
+        }
+    }
+
+    /// How many entries lie outside their home bucket, counted once for each bucket they passed.
+    #[cfg(test)]
+    pub(super) fn overflow(&self) -> u64 {
+        self.buckets.iter().map(|bucket| u64::from(bucket.passed)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_found_by_its_tag() {
+        let mut bucket = Bucket::EMPTY;
+        for lane in 0..LANES {
+            bucket.set(lane, 100 + lane as u16, lane as u32);
+        }
+        for lane in 0..LANES {
+            assert_eq!(bucket.find(100 + lane as u16, |_| true), Some(lane));
+        }
+        assert_eq!(bucket.find(99, |_| true), None);
+        bucket.set(5, 0, NONE);
+        assert_eq!(bucket.find(105, |_| true), None);
+    }
+
+    #[test]
+    fn entries_of_one_hash_spill_over_and_come_back_out() {
+        let mut index = Index::new(64).unwrap();
+        let hash = 0xffff_ffff_0000_1234;
+        for entry in 0..64 {
+            index.insert(hash, entry);
+        }
+        for entry in 0..64 {
+            assert_eq!(index.find(hash, |held| held == entry), Some(entry));
+        }
+        for entry in (0..64).rev().step_by(2) {
+            index.remove(hash, entry);
+            assert_eq!(index.find(hash, |held| held == entry), None);
+        }
+        for entry in (0..64).step_by(2) {
+            assert_eq!(index.find(hash, |held| held == entry), Some(entry), "{entry}");
+            index.remove(hash, entry);
+        }
+        assert_eq!(index.overflow(), 0);
+        assert_eq!(index.guess(hash), NONE);
+    }
+}

@@ -1,0 +1,102 @@
+//! Reading the table in pages: for `espalier flows`, for flow records and for the state file.
+//!
+//! A page looks at a bounded number of entries, so that a million flows never stall a worker.
+
+use espalier_api::rule::Direction;
+
+use super::entry::Track;
+use super::key::FlowKey;
+use super::state::{FlowState, Marks};
+use super::table::FlowTable;
+use super::time::{Now, elapsed};
+use super::{FlowHandle, Refused};
+
+/// A flow, copied out of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Ends, protocol and pod.
+    pub key: FlowKey,
+    /// What is known of it.
+    pub state: FlowState,
+    /// The rest, see the methods.
+    pub(super) marks: Marks,
+    /// The rule that allowed it.
+    pub rule: u32,
+    /// The generation it was judged by.
+    pub generation: u32,
+    /// Packets, by `Direction as usize`; modulo 2^40.
+    pub packets: [u64; 2],
+    /// Bytes, by `Direction as usize`.
+    pub bytes: [u64; 2],
+    /// When it was entered, to 64 ms.
+    pub created: Now,
+    /// When its last packet came, to 64 ms.
+    pub last_seen: Now,
+}
+
+impl FlowRecord {
+    /// The direction of its first packet.
+    pub fn initiator(&self) -> Direction {
+        self.marks.initiator()
+    }
+
+    /// Whether it is judged again when the rules change, although tracked.
+    pub fn revoke_on_change(&self) -> bool {
+        self.marks.revoke()
+    }
+
+    /// Whether it was first seen in mid-stream.
+    pub fn picked_up(&self) -> bool {
+        self.marks.picked_up()
+    }
+}
+
+impl FlowTable {
+    /// Shows `each` the flows among the next `limit` entries from `cursor` on (0 to begin with). Returns the cursor to
+    /// go on from, or nothing at the end. Flows that are over are left out. A flow that lives through the whole listing
+    /// is shown exactly once.
+    pub fn page(
+        &self,
+        cursor: u32,
+        limit: u32,
+        now: Now,
+        mut each: impl FnMut(FlowHandle, FlowRecord),
+    ) -> Option<u32> {
+        let end = cursor.saturating_add(limit).min(self.entries.len() as u32);
+        for entry in cursor..end {
+            if let Some(record) = self.record(FlowHandle(entry), now) {
+                each(FlowHandle(entry), record);
+            }
+        }
+        ((end as usize) < self.entries.len()).then_some(end)
+    }
+
+    /// The flow under `handle`; nothing if it is over.
+    pub fn record(&self, handle: FlowHandle, now: Now) -> Option<FlowRecord> {
+        let track = self.entries.track(handle.0);
+        let state = track.state?;
+        if self.is_over(handle.0, now.tick()) {
+            return None;
+        }
+        Some(FlowRecord {
+            key: self.entries.key(handle.0),
+            state,
+            marks: track.marks,
+            rule: track.rule,
+            generation: track.generation,
+            packets: track.packets(),
+            bytes: track.bytes(),
+            created: now.ticks_ago(elapsed(now.tick(), track.created)),
+            last_seen: now.ticks_ago(elapsed(now.tick(), track.last_seen)),
+        })
+    }
+
+    /// Enters a flow from an earlier life of the switch, under the quotas of this one.
+    pub fn restore(&mut self, record: &FlowRecord, now: Now) -> Result<FlowHandle, Refused> {
+        let mut track =
+            Track::new(record.state, record.marks, record.rule, record.generation, record.created.tick());
+        track.last_seen = record.last_seen.tick();
+        track.set_counts(record.packets, record.bytes);
+        self.enter(&record.key, track, now.tick()).map(FlowHandle)
+    }
+}

@@ -1,0 +1,379 @@
+//! The table itself: lookup, the per-packet update, insertion and removal.
+//!
+//! Public interface of [`super`]. Aging is in `aging`, listing in `listing`. Invariant: an entry with a state is in the
+//! index under its key, in the one queue of its pod and class, and on its pod's count; any other is in its pool's free queue.
+
+use espalier_api::rule::{Direction, Family};
+
+use super::config::{FlowConfig, FlowConfigError};
+use super::entry::{Entries, Track};
+use super::index::{Index, NONE};
+use super::key::{FlowKey, PodSlot, Seed};
+use super::pod::{Pod, Pool};
+use super::queue::Links;
+use super::state::{self, Class, FlowState, Marks};
+use super::time::{Now, elapsed};
+use super::{FlowHandle, FlowStats, Found, Judgement, NewFlow, Outcome, Over, PacketFacts, Refused};
+
+/// Keys whose lookups overlap.
+const BATCH: usize = 64;
+/// Entries of the other family that are stepped over in search of one to give up.
+const VICTIM_STEPS: usize = 16;
+
+/// The flows of one worker's pods.
+pub struct FlowTable {
+    pub(super) seed: Seed,
+    pub(super) index: Index,
+    pub(super) entries: Entries,
+    pub(super) links: Links,
+    pub(super) pods: Vec<Pod>,
+    pools: [Pool; 2],
+    half_open_per_pod: u32,
+    memory_bytes: u64,
+    pub(super) sweep_at: usize,
+    pub(super) stats: FlowStats,
+}
+
+impl FlowTable {
+    /// An empty table. All memory it will ever use is taken and touched here.
+    pub fn new(config: &FlowConfig) -> Result<Self, FlowConfigError> {
+        config.check()?;
+        let (v4, v6) = (config.ipv4.flows as usize, config.ipv6.flows as usize);
+        let refused = || FlowConfigError::Memory { bytes: config.memory_bytes() };
+        let mut table = Self {
+            seed: Seed::new(config.seed),
+            index: Index::new(v4 + v6).ok_or_else(refused)?,
+            entries: Entries::new(v4, v6).ok_or_else(refused)?,
+            links: Links::new(v4 + v6).ok_or_else(refused)?,
+            pods: vec![Pod::new(config.timeouts); config.pods.into()],
+            pools: [Pool::new(config.ipv4, config.pods), Pool::new(config.ipv6, config.pods)],
+            half_open_per_pod: config.half_open_per_pod,
+            memory_bytes: config.memory_bytes(),
+            sweep_at: 0,
+            stats: FlowStats::default(),
+        };
+        for family in [Family::V4, Family::V6] {
+            // The free queue is used from its tail: the lowest numbers first.
+            for entry in table.entries.range(family).rev() {
+                table.links.push(&mut table.pools[family as usize].free, entry, 0);
+            }
+        }
+        Ok(table)
+    }
+
+    /// The flow of `key`.
+    pub fn find(&self, key: &FlowKey) -> Found {
+        self.find_hashed(self.seed.hash(key), key)
+    }
+
+    /// The flows of `keys`, in `out` at the same places. The stages run over many keys each, so that their cache
+    /// misses overlap.
+    ///
+    /// A handle is good until the table changes; [`Self::confirm`] makes an answer good again.
+    pub fn find_batch(&self, keys: &[FlowKey], out: &mut [Found]) {
+        for (keys, out) in keys.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
+            let mut hashes = [0; BATCH];
+            let mut guesses = [NONE; BATCH];
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.seed.hash(key);
+            }
+            for (guess, hash) in guesses.iter_mut().zip(&hashes[..keys.len()]) {
+                *guess = self.index.guess(*hash);
+            }
+            for (((out, key), hash), guess) in out.iter_mut().zip(keys).zip(hashes).zip(guesses) {
+                *out = if self.entries.is(guess, key) {
+                    Found::Hit(FlowHandle(guess))
+                } else {
+                    self.find_hashed(hash, key)
+                };
+            }
+        }
+    }
+
+    /// What `found`, an earlier answer for `key`, has become after changes to the table.
+    #[inline]
+    pub fn confirm(&self, key: &FlowKey, found: Found) -> Found {
+        match found {
+            Found::Hit(handle) if self.entries.is(handle.0, key) => found,
+            _ => self.find(key),
+        }
+    }
+
+    fn find_hashed(&self, hash: u64, key: &FlowKey) -> Found {
+        match self.index.find(hash, |entry| self.entries.is(entry, key)) {
+            Some(entry) => Found::Hit(FlowHandle(entry)),
+            None => Found::Miss,
+        }
+    }
+
+    /// Accounts one packet of the flow and moves its state on.
+    #[inline]
+    pub fn on_packet(&mut self, handle: FlowHandle, facts: &PacketFacts, now: Now) -> Outcome {
+        let tick = now.tick();
+        let (slot, _, track) = self.entries.track_mut(handle.0);
+        let Some(before) = track.state else {
+            return Outcome::Over(Over::Gone);
+        };
+        let class = before.class();
+        if elapsed(tick, track.last_seen) > self.pods[slot.index()].ticks[class as usize] {
+            self.stats.expired += 1;
+            self.release(handle.0);
+            return Outcome::Over(Over::Expired);
+        }
+        let after = match before {
+            FlowState::Udp
+            | FlowState::UdpStream
+            | FlowState::Icmp
+            | FlowState::Other
+            | FlowState::Untracked => before,
+            _ => match state::tcp(before, &mut track.marks, facts.direction, facts.tcp_flags) {
+                Some(after) => after,
+                None => {
+                    self.stats.reopened += 1;
+                    self.release(handle.0);
+                    return Outcome::Over(Over::Reopened);
+                }
+            },
+        };
+        track.count(facts.direction, facts.bytes);
+        track.last_seen = tick;
+        if before == FlowState::Udp {
+            return Outcome::Pass(self.after_udp(handle, tick));
+        }
+        if after != before {
+            self.set_state(handle.0, after, tick);
+        }
+        Outcome::Pass(after)
+    }
+
+    /// EC2's UDP stream: more than one request and response.
+    fn after_udp(&mut self, handle: FlowHandle, tick: u32) -> FlowState {
+        if self.entries.track(handle.0).packets().iter().any(|packets| *packets < 2) {
+            return FlowState::Udp;
+        }
+        self.set_state(handle.0, FlowState::UdpStream, tick);
+        FlowState::UdpStream
+    }
+
+    /// Enters a flow that a rule has allowed, with its first packet. A flow already entered under `key` is replaced.
+    ///
+    /// TCP that does not begin with a SYN is entered as picked up, and counts as half-open until the other end answers.
+    /// Room is made only at the same pod's expense: the oldest half-open connection when `new` is half-open and the
+    /// pod has its number of those; else, for a tracked flow, an untracked, reset or closing one.
+    pub fn insert(&mut self, key: &FlowKey, new: &NewFlow, now: Now) -> Result<FlowHandle, Refused> {
+        let state = match new.tracked {
+            true => FlowState::first(key.protocol(), new.first.tcp_flags),
+            false => FlowState::Untracked,
+        };
+        let marks = Marks::new(new.initiator, new.revoke_on_change, state == FlowState::PickedUp);
+        let mut track = Track::new(state, marks, new.rule, new.generation, now.tick());
+        track.count(new.first.direction, new.first.bytes);
+        let entry = self.enter(key, track, now.tick())?;
+        self.stats.inserted += 1;
+        Ok(FlowHandle(entry))
+    }
+
+    /// Puts `track` under `key`, making room within the pod if need be.
+    pub(super) fn enter(&mut self, key: &FlowKey, track: Track, tick: u32) -> Result<u32, Refused> {
+        let slot = key.slot().index();
+        if slot >= self.pods.len() {
+            return Err(Refused::PodUnknown);
+        }
+        if let Found::Hit(old) = self.find(key) {
+            self.release(old.0);
+        }
+        let class = track.state.unwrap_or(FlowState::Other).class();
+        self.admit(slot, key.family(), class, tick)?;
+        let pool = &mut self.pools[key.family() as usize];
+        let entry = pool.free.tail().ok_or(Refused::Full)?;
+        self.links.unlink(&mut pool.free, entry);
+        let pod = &mut self.pods[slot];
+        pool.take(&mut pod.used[key.family() as usize]);
+        self.links.push(&mut pod.queues[class as usize], entry, tick);
+        self.entries.put(entry, key, track);
+        self.index.insert(self.seed.hash(key), entry);
+        Ok(entry)
+    }
+
+    fn admit(&mut self, slot: usize, family: Family, class: Class, tick: u32) -> Result<(), Refused> {
+        if class == Class::HalfOpen {
+            self.bound_half_open(slot, self.half_open_per_pod - 1);
+        }
+        let Err(refused) = self.pools[family as usize].room(self.pods[slot].used[family as usize]) else {
+            return Ok(());
+        };
+        if let Some((victim, reason)) = self.victim(slot, family, class, tick) {
+            *reason(&mut self.stats) += 1;
+            self.release(victim);
+            return Ok(());
+        }
+        match refused {
+            Refused::PodQuota => self.stats.refused_quota += 1,
+            _ => self.stats.refused_full += 1,
+        }
+        Err(refused)
+    }
+
+    /// Gives up the oldest half-open connections of a pod until at most `most` are left.
+    fn bound_half_open(&mut self, slot: usize, most: u32) {
+        while self.pods[slot].half_open() > most {
+            let Some(oldest) = self.pods[slot].queues[Class::HalfOpen as usize].head() else { return };
+            self.release(oldest);
+            self.stats.evicted_half_open += 1;
+        }
+    }
+
+    /// The flow of the pod that a new one of `class` may take the place of, and the counter of such cases.
+    #[expect(clippy::type_complexity, reason = "a counter chosen by the kind of victim, used once")]
+    fn victim(
+        &self,
+        slot: usize,
+        family: Family,
+        class: Class,
+        tick: u32,
+    ) -> Option<(u32, fn(&mut FlowStats) -> &mut u64)> {
+        let oldest = |class: Class| {
+            let head = self.pods[slot].queues[class as usize].head();
+            std::iter::successors(head, |entry| self.links.next(*entry))
+                .take(VICTIM_STEPS)
+                .find(|entry| self.entries.family(*entry) == family)
+        };
+        if let Some(expired) =
+            Class::ALL.into_iter().filter_map(oldest).find(|entry| self.is_over(*entry, tick))
+        {
+            return Some((expired, |stats| &mut stats.expired));
+        }
+        if class == Class::Untracked {
+            return None;
+        }
+        if let Some(untracked) = oldest(Class::Untracked) {
+            return Some((untracked, |stats| &mut stats.evicted_untracked));
+        }
+        if let Some(finished) = oldest(Class::Reset).or_else(|| oldest(Class::Closing)) {
+            return Some((finished, |stats| &mut stats.evicted_finished));
+        }
+        let half_open = if class == Class::HalfOpen { oldest(Class::HalfOpen) } else { None };
+        half_open
+            .map(|entry| (entry, (|stats| &mut stats.evicted_half_open) as fn(&mut FlowStats) -> &mut u64))
+    }
+
+    /// Whether `entry`, which is in use, has been idle for too long.
+    pub(super) fn is_over(&self, entry: u32, tick: u32) -> bool {
+        let track = self.entries.track(entry);
+        let slot = self.entries.key(entry).slot().index();
+        track.state.is_some_and(|state| {
+            elapsed(tick, track.last_seen) > self.pods[slot].ticks[state.class() as usize]
+        })
+    }
+
+    /// Changes the state, and with it the queue.
+    fn set_state(&mut self, entry: u32, state: FlowState, tick: u32) {
+        let (slot, _, track) = self.entries.track_mut(entry);
+        let Some(before) = track.state.replace(state) else { return };
+        if before.class() != state.class() {
+            let queues = &mut self.pods[slot.index()].queues;
+            self.links.unlink(&mut queues[before.class() as usize], entry);
+            self.links.push(&mut queues[state.class() as usize], entry, tick);
+        }
+    }
+
+    /// Frees an entry that is in use.
+    pub(super) fn release(&mut self, entry: u32) {
+        let key = self.entries.key(entry);
+        let Some(state) = self.entries.track(entry).state else { return };
+        self.index.remove(self.seed.hash(&key), entry);
+        self.entries.clear(entry);
+        let pod = &mut self.pods[key.slot().index()];
+        self.links.unlink(&mut pod.queues[state.class() as usize], entry);
+        let pool = &mut self.pools[key.family() as usize];
+        pool.give_back(&mut pod.used[key.family() as usize]);
+        self.links.push(&mut pool.free, entry, 0);
+    }
+
+    /// Ends a flow: revoked, or dropped by the operator.
+    pub fn remove(&mut self, handle: FlowHandle) {
+        if self.is_live(handle) {
+            self.stats.removed += 1;
+            self.release(handle.0);
+        }
+    }
+
+    fn is_live(&self, handle: FlowHandle) -> bool {
+        self.entries.track(handle.0).state.is_some()
+    }
+
+    /// Whether the flow must be judged again, in its initiator's direction, before its packet passes: it is untracked
+    /// or marked `revoke`, and the rules have changed since it was judged. Then call [`Self::renew`] or [`Self::remove`].
+    #[inline]
+    pub fn needs_judgement(&self, handle: FlowHandle, generation: u32) -> bool {
+        let track = self.entries.track(handle.0);
+        track.generation != generation && (track.state == Some(FlowState::Untracked) || track.marks.revoke())
+    }
+
+    /// Stamps a flow that was judged again and is still allowed. An untracked flow that must be tracked now is tracked
+    /// from here on, in the state its traffic so far shows; a tracked one stays tracked.
+    pub fn renew(&mut self, handle: FlowHandle, judgement: &Judgement, now: Now) {
+        let (slot, protocol, track) = self.entries.track_mut(handle.0);
+        track.rule = judgement.rule;
+        track.generation = judgement.generation;
+        track.marks.set_revoke(judgement.revoke_on_change);
+        if judgement.tracked && track.state == Some(FlowState::Untracked) {
+            let adopted = FlowState::adopted(protocol, track.packets());
+            if adopted.class() == Class::HalfOpen {
+                self.bound_half_open(slot.index(), self.half_open_per_pod - 1);
+            }
+            self.set_state(handle.0, adopted, now.tick());
+        }
+    }
+
+    /// The key of the flow.
+    pub fn key(&self, handle: FlowHandle) -> FlowKey {
+        self.entries.key(handle.0)
+    }
+
+    /// The rule that allowed the flow.
+    pub fn rule(&self, handle: FlowHandle) -> u32 {
+        self.entries.track(handle.0).rule
+    }
+
+    /// The direction of the flow's first packet.
+    #[inline]
+    pub fn initiator(&self, handle: FlowHandle) -> Direction {
+        self.entries.track(handle.0).marks.initiator()
+    }
+
+    /// The flow's state; nothing for a stale handle.
+    pub fn state(&self, handle: FlowHandle) -> Option<FlowState> {
+        self.entries.track(handle.0).state
+    }
+
+    /// Bytes the table occupies, and always will.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Flows in the table, those included that are over and not yet swept.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.pools.iter().map(|pool| pool.free.len() as usize).sum::<usize>()
+    }
+
+    /// Whether there is no flow.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Flows of one pod.
+    pub fn len_of(&self, slot: PodSlot) -> u32 {
+        self.pods.get(slot.index()).map_or(0, Pod::len)
+    }
+
+    /// Half-open TCP connections of one pod.
+    pub fn half_open_of(&self, slot: PodSlot) -> u32 {
+        self.pods.get(slot.index()).map_or(0, Pod::half_open)
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> FlowStats {
+        self.stats
+    }
+}
