@@ -7,13 +7,17 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, ContentArrangement, Table, presets};
+use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
 use crate::error::CliError;
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 16;
+/// Spaces between columns.
+const COLUMN_GAP: u16 = 2;
+/// Longer words are broken where the terminal is too narrow; an EC2 id (21 with its comma) is not.
+const LONGEST_WORD: u16 = 24;
 
 /// Where a command's answer goes.
 pub(crate) struct Output {
@@ -64,9 +68,14 @@ impl Output {
     ) -> Result<(), CliError> {
         let mut table = plain_table();
         table.set_header(headings.map(Cell::new));
+        let mut words = headings.map(longest_word);
         for row in rows {
+            for (longest, cell) in words.iter_mut().zip(&row) {
+                *longest = longest_word(&cell.content()).max(*longest);
+            }
             table.add_row(row);
         }
+        keep_words_whole(&mut table, &words);
         self.print(&mut table)
     }
 
@@ -115,7 +124,7 @@ impl Output {
 
     fn print(&mut self, table: &mut Table) -> Result<(), CliError> {
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, COLUMN_GAP));
         }
         if self.colour {
             table.enforce_styling();
@@ -145,6 +154,20 @@ fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table
+}
+
+/// An id or an address that is broken across lines cannot be copied: columns are at least as wide as their words.
+fn keep_words_whole(table: &mut Table, words: &[u16]) {
+    for (column, longest) in table.column_iter_mut().zip(words) {
+        let width = Width::Fixed(longest.min(&LONGEST_WORD).saturating_add(COLUMN_GAP));
+        column.set_constraint(ColumnConstraint::LowerBoundary(width));
+    }
+}
+
+/// Length of the longest word; ids, addresses and headings are ASCII.
+fn longest_word(text: &str) -> u16 {
+    let longest = text.split_whitespace().map(str::len).max().unwrap_or(0);
+    u16::try_from(longest).unwrap_or(u16::MAX)
 }
 
 /// `1234567` as `1,234,567`.
