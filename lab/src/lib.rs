@@ -2,4 +2,12 @@
 //!
 //! The `espalier lab` commands and other crates' tests call it. It promises that what it made is gone afterwards.
 
+mod error;
+mod name;
 pub mod netns;
+pub mod packet_socket;
+pub mod scenario;
+pub mod topology;
+
+pub use error::LabError;
+pub use name::{DEFAULT_NAME, LabName};
