@@ -12,6 +12,7 @@ mod key;
 mod listing;
 mod pod;
 mod queue;
+pub mod related;
 mod state;
 mod table;
 mod time;
@@ -38,6 +39,16 @@ pub enum Found {
     Hit(FlowHandle),
     /// The flow is not known.
     Miss,
+}
+
+impl Found {
+    /// The entry, on a hit.
+    pub fn handle(self) -> Option<FlowHandle> {
+        match self {
+            Self::Hit(handle) => Some(handle),
+            Self::Miss => None,
+        }
+    }
 }
 
 /// What the table wants to know of a packet.

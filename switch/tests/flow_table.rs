@@ -22,7 +22,7 @@ fn config(flows: u32, quota: u32, reserve: u32, half_open: u32) -> FlowConfig {
 }
 
 fn table() -> FlowTable {
-    FlowTable::new(&config(64, 64, 0, 16)).unwrap()
+    FlowTable::new(&config(64, 64, 0, 16)).expect("the configuration is sound")
 }
 
 fn at(seconds: u64) -> Now {
@@ -50,10 +50,7 @@ fn new(first: PacketFacts) -> NewFlow {
 }
 
 fn hit(table: &FlowTable, key: &FlowKey) -> FlowHandle {
-    match table.find(key) {
-        Found::Hit(handle) => handle,
-        Found::Miss => panic!("{key:?} is not in the table"),
-    }
+    table.find(key).handle().expect("the flow is in the table")
 }
 
 fn send(table: &mut FlowTable, key: &FlowKey, direction: Direction, flags: u8, now: Now) -> Outcome {
