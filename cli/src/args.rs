@@ -63,12 +63,14 @@ pub(crate) enum Command {
     /// List the security groups in force, or show one with its rules
     #[command(after_help = "Examples:
   espalier groups
-  espalier groups sg-0123456789abcdef0")]
+  espalier groups sg-0123456789abcdef0
+  espalier groups --snapshot node.yaml")]
     Groups(GroupsArgs),
     /// List the rules in force for a pod
     #[command(after_help = "Examples:
   espalier rules shop/web-0
-  espalier rules shop/web-0 --json")]
+  espalier rules shop/web-0 --json
+  espalier rules shop/web-0 --snapshot node.yaml")]
     Rules(RulesArgs),
     /// Tell whether a packet would pass, and which rule decides
     #[command(after_help = EXPLAIN)]
@@ -121,6 +123,9 @@ pub(crate) struct GroupsArgs {
     /// Show this group only
     #[arg(value_name = "GROUP-ID")]
     pub(crate) group: Option<GroupId>,
+    /// Read this snapshot file instead of asking the running switch
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -132,6 +137,9 @@ pub(crate) struct RulesArgs {
     /// The pod
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) pod: PodName,
+    /// Read this snapshot file instead of asking the running switch
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

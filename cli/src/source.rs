@@ -1,12 +1,12 @@
 //! Who answers questions about policy: the running switch, or the same engine on a snapshot file.
 //!
-//! Used by `explain`. Both give one answer a question, in the same order, in the same words.
+//! Used by `explain`, `rules` and `groups`. Both give one answer a question, in the same order, in the same words.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use espalier_api::control::PodStatus;
-use espalier_api::{Answer, InputError, PodName, Query};
+use espalier_api::{Answer, InputError, PodName, Query, Snapshot};
 use espalier_rules::Judge;
 
 use crate::args::Global;
@@ -29,7 +29,7 @@ impl Source {
     /// The engine on `snapshot` where one is given, else the switch.
     pub(crate) fn open(global: &Global, snapshot: Option<&Path>) -> Result<Self, CliError> {
         if let Some(path) = snapshot {
-            return Ok(Self::Offline(Box::new(judge(path)?)));
+            return Ok(Self::Offline(Box::new(judge(&crate::commands::load(path)?))));
         }
         let mut client = Client::connect(global)?;
         let pods: Vec<PodStatus> = client.get("/v1/pods")?;
@@ -63,11 +63,11 @@ impl Source {
     }
 }
 
-/// The rules engine on the snapshot in `path`; what is doubtful in the snapshot is said on standard error.
-fn judge(path: &Path) -> Result<Judge, CliError> {
-    let (judge, warnings) = Judge::plain(&crate::commands::load(path)?);
+/// The rules engine on `snapshot`; what is doubtful in the snapshot is said on standard error.
+pub(crate) fn judge(snapshot: &Snapshot) -> Judge {
+    let (judge, warnings) = Judge::plain(snapshot);
     for warning in warnings {
         output::warn(&warning);
     }
-    Ok(judge)
+    judge
 }

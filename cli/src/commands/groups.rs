@@ -10,19 +10,45 @@ use crate::args::{Global, GroupsArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, listed};
+use crate::source;
 
 pub(super) fn run(global: &Global, args: &GroupsArgs, out: &mut Output) -> Result<ExitCode, CliError> {
-    let mut client = Client::connect(global)?;
-    let groups: Vec<GroupStatus> = client.get("/v1/groups")?;
+    let mut source = match &args.snapshot {
+        Some(path) => Source::File(Box::new(super::load(path)?)),
+        None => Source::Switch(Box::new(Client::connect(global)?)),
+    };
+    let groups = source.groups()?;
     match &args.group {
         None if args.json => out.json(&groups)?,
         None => list(&groups, out)?,
         Some(id) => {
             let group = find(&groups, id)?;
-            if args.json { out.json(group)? } else { show(group, &client.get("/v1/snapshot")?, out)? }
+            if args.json { out.json(group)? } else { show(group, &source.snapshot()?, out)? }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the groups are read from.
+enum Source {
+    File(Box<Snapshot>),
+    Switch(Box<Client>),
+}
+
+impl Source {
+    fn groups(&mut self) -> Result<Vec<GroupStatus>, CliError> {
+        match self {
+            Self::File(snapshot) => Ok(source::judge(snapshot).model().groups()),
+            Self::Switch(client) => Ok(client.get("/v1/groups")?),
+        }
+    }
+
+    fn snapshot(self) -> Result<Snapshot, CliError> {
+        match self {
+            Self::File(snapshot) => Ok(*snapshot),
+            Self::Switch(mut client) => Ok(client.get("/v1/snapshot")?),
+        }
+    }
 }
 
 fn find<'a>(groups: &'a [GroupStatus], id: &GroupId) -> Result<&'a GroupStatus, InputError> {

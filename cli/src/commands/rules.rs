@@ -1,18 +1,23 @@
 //! `espalier rules POD`: every rule in force for a pod, from all its security groups.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use comfy_table::Cell;
-use espalier_api::SecurityGroupRule;
 use espalier_api::control::RuleStatus;
+use espalier_api::{InputError, PodName, SecurityGroupRule};
 
 use crate::args::{Global, RulesArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::Output;
+use crate::source;
 
 pub(super) fn run(global: &Global, args: &RulesArgs, out: &mut Output) -> Result<ExitCode, CliError> {
-    let rules: Vec<RuleStatus> = Client::connect(global)?.get(&format!("/v1/pods/{}/rules", args.pod))?;
+    let rules = match &args.snapshot {
+        Some(path) => offline(path, &args.pod)?,
+        None => Client::connect(global)?.get(&format!("/v1/pods/{}/rules", args.pod))?,
+    };
     if args.json {
         out.json(&rules)?;
         return Ok(ExitCode::SUCCESS);
@@ -23,6 +28,14 @@ pub(super) fn run(global: &Global, args: &RulesArgs, out: &mut Output) -> Result
     });
     out.table(["DIRECTION", "PROTOCOL", "TARGET", "PREFIXES", "GROUP", "RULE", "DESCRIPTION"], rows)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn offline(path: &Path, pod: &PodName) -> Result<Vec<RuleStatus>, CliError> {
+    let judge = source::judge(&super::load(path)?);
+    let policy = judge.model().pod_index(pod).and_then(|index| judge.policy_of(index)).ok_or_else(|| {
+        InputError::new("pods", format!("{pod} is not in the snapshot")).in_file(path.display().to_string())
+    })?;
+    Ok(judge.model().rules_of(policy))
 }
 
 /// Direction, protocol, target, id and description of a rule.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use espalier_api::control::{GroupStatus, RuleStatus};
 use espalier_api::{Answer, Query};
 use serde_json::{Value, json};
 
@@ -124,6 +125,40 @@ fn a_file_of_questions_is_named_in_its_errors() {
 fn no_questions_have_no_answers() {
     let run = asked("\n  \n");
     assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "", ""));
+}
+
+#[test]
+fn rules_and_groups_can_be_read_from_a_file() {
+    let snapshot = data("node.yaml");
+    let read = |args: &[&str]| run(args.iter().copied().chain(["--snapshot", snapshot.to_str().unwrap()]));
+    let rules: Vec<RuleStatus> = parsed(&read(&["rules", "shop/db-0", "--json"]));
+    let ids: Vec<&str> = rules.iter().map(|status| status.rule.id.as_ref().unwrap().as_str()).collect();
+    assert_eq!(ids, ["sgr-db", "sgr-db-backup"]);
+    // The web pod has two addresses; the backup group is one prefix.
+    assert_eq!(rules.iter().map(|status| status.targets).collect::<Vec<_>>(), [2, 1]);
+    let table = read(&["rules", "shop/db-0"]).stdout;
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert!(table.starts_with("DIRECTION  PROTOCOL"), "{table}");
+
+    let groups: Vec<GroupStatus> = parsed(&read(&["groups", "--json"]));
+    assert_eq!(groups.len(), 5);
+    let web: GroupStatus = parsed(&read(&["groups", "sg-web", "--json"]));
+    assert_eq!((web.ingress_rules, web.egress_rules, web.members), (4, 2, 2));
+    assert!(read(&["groups", "sg-web"]).stdout.contains("sgr-web-esp"));
+
+    let unknown = read(&["rules", "shop/db-9"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (2, ""));
+    assert!(
+        unknown.stderr.ends_with("node.yaml: pods: shop/db-9 is not in the snapshot\n"),
+        "{}",
+        unknown.stderr
+    );
+    assert_eq!(read(&["groups", "sg-none"]).code, 2);
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(run: &Run) -> T {
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    serde_json::from_str(&run.stdout).unwrap()
 }
 
 #[test]
