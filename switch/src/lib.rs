@@ -1,6 +1,18 @@
-//! The datapath process `espalier-switch`, as a library: the worker's pure step and what feeds it.
+//! The datapath process `espalier-switch`, as a library: the worker's pure step, what feeds it, and its control.
 
 pub mod checksum;
+mod clock;
+pub mod config;
+pub mod control;
+pub mod counters;
 pub mod flow;
+pub mod manager;
+pub mod neighbour;
+mod netns;
 pub mod packet;
 pub mod reason;
+pub mod responder;
+pub mod step;
+pub mod tables;
+pub mod watch;
+pub mod worker;

@@ -249,8 +249,7 @@ fn extensions(head: &[u8], mut at: usize, end: usize, mut next: u8) -> Result<Ch
     const MOBILITY: u8 = 135;
     let mut fragment = Fragment::None;
     for index in 0..=MAX_EXTENSIONS {
-        let known =
-            matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY);
+        let known = matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY);
         if !known || is_later(fragment) {
             return Ok(Chain { protocol: next, l4: at, fragment });
         }

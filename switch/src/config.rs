@@ -1,0 +1,262 @@
+//! The settings of `espalier-switch`: flags, and a file with the same names.
+//!
+//! Every default stands in `--help`. A setting given on the command line wins over the file.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use espalier_api::InputError;
+use espalier_xsk::XdpMode;
+
+/// The Espalier switch: moves the packets of pods with branch ENIs and enforces their EC2 security groups.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "espalier-switch", version, args_override_self = true, after_help = EXAMPLES)]
+pub struct Config {
+    /// YAML or JSON file of settings, named as the flags below without the dashes (`frames: 16384`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Unix socket of the control API
+    #[arg(long, value_name = "PATH", default_value = espalier_api::control::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Group (name or number) that may use the socket besides root
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+
+    /// Folder in a BPF file system for the pinned steering; the file system is mounted if it is absent
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/espalier")]
+    pub pin_dir: PathBuf,
+
+    /// Snapshot to enforce from the start
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+
+    /// How the steering programs attach; `auto` takes native mode where the driver has it, and says so where not
+    #[arg(long, value_name = "auto|native|generic", default_value_t = XdpMode::Auto)]
+    pub xdp_mode: XdpMode,
+
+    /// Core to pin the worker to; `none` leaves it to the scheduler
+    #[arg(long, value_name = "CORE|none", default_value = "none", value_parser = core)]
+    pub core: Core,
+
+    /// Frames of 4096 bytes shared by all ports
+    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
+    pub frames: u32,
+
+    /// Whether the frames lie in huge pages; `auto` takes them where they are reserved
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Hugepages::Auto)]
+    pub hugepages: Hugepages,
+
+    /// Descriptors in each ring of a port, a power of two
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = ring)]
+    pub ring: u32,
+
+    /// Frames kept ready for the trunk to receive into
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub trunk_fill: u32,
+
+    /// Frames kept ready for each pod's port to receive into
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub pod_fill: u32,
+
+    /// Pods there is place for
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4094))]
+    pub max_pods: u16,
+
+    /// Flows the worker keeps track of, over all pods
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub max_flows: u32,
+
+    /// Transmit checksum offload of the pods' interfaces: the switch completes what they leave open, so `keep` costs
+    /// nothing in correctness; `off` has the pod's kernel do it (the snapshot must name the pod's `netns`)
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = TxChecksum::Keep)]
+    pub pod_tx_checksum: TxChecksum,
+
+    /// Microseconds a worker polls without work before it sleeps
+    #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub spin_us: u64,
+
+    /// What to log: a level, or a filter such as `info,espalier_switch::manager=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "ESPALIER_LOG")]
+    pub log: String,
+
+    /// Detach the steering an earlier switch left pinned, and exit
+    #[arg(long)]
+    pub unpin: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  espalier-switch --snapshot node.yaml --core 1
+  espalier-switch --config /etc/espalier/switch.yaml
+  espalier-switch --unpin            # give the interfaces back to the kernel
+
+The pinned steering outlives the switch: until it is back, branch traffic is dropped (fail closed).";
+
+/// Whether the frames lie in huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Hugepages {
+    /// Where they are reserved.
+    Auto,
+    /// Or not at all.
+    On,
+    /// Never.
+    Off,
+}
+
+impl From<Hugepages> for espalier_xsk::Hugepages {
+    fn from(when: Hugepages) -> Self {
+        match when {
+            Hugepages::Auto => Self::Auto,
+            Hugepages::On => Self::On,
+            Hugepages::Off => Self::Off,
+        }
+    }
+}
+
+/// What becomes of the pods' transmit checksum offload at attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TxChecksum {
+    /// It stays as it is.
+    Keep,
+    /// It is turned off.
+    Off,
+}
+
+/// The core of the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Core(pub Option<usize>);
+
+fn core(text: &str) -> Result<Core, String> {
+    match text {
+        "none" => Ok(Core(None)),
+        _ => text.parse().map(|core| Core(Some(core))).map_err(|_| "expected a core number or `none`".into()),
+    }
+}
+
+fn ring(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(size) if size.is_power_of_two() && (64..=16_384).contains(&size) => Ok(size),
+        _ => Err("expected a power of two from 64 to 16384".into()),
+    }
+}
+
+impl Config {
+    /// The pause of an idle worker before it sleeps.
+    pub fn spin(&self) -> Duration {
+        Duration::from_micros(self.spin_us)
+    }
+
+    /// Reads the command line, and the file it names.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
+        let args: Vec<OsString> = args.into_iter().collect();
+        let given = Self::try_parse_from(&args)?;
+        let Some(path) = &given.config else { return Ok(given) };
+        let program = args.first().cloned().unwrap_or_default();
+        let settings = file_args(path)?;
+        for (field, setting) in &settings {
+            let alone = [&program, setting];
+            Self::try_parse_from(alone).map_err(|error| in_file(path, field, &error))?;
+        }
+        let all = std::iter::once(program).chain(settings.into_iter().map(|(_, arg)| arg));
+        let matches = Self::command().try_get_matches_from(all.chain(args.into_iter().skip(1)))?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+}
+
+/// The settings could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line.
+    #[error(transparent)]
+    Args(#[from] clap::Error),
+    /// The file.
+    #[error(transparent)]
+    File(#[from] InputError),
+}
+
+/// The settings of a file as flags, with their names.
+fn file_args(path: &Path) -> Result<Vec<(String, OsString)>, InputError> {
+    let refuse =
+        |field: &str, message: String| InputError::new(field, message).in_file(path.display().to_string());
+    let text =
+        std::fs::read_to_string(path).map_err(|error| refuse("", format!("cannot be read: {error}")))?;
+    let settings: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(&text)
+        .map_err(|error| refuse("", format!("is not a YAML map of settings: {error}")))?;
+    settings
+        .into_iter()
+        .filter(|(_, value)| *value != serde_json::Value::Bool(false))
+        .map(|(name, value)| {
+            let known = Config::command().get_arguments().any(|arg| arg.get_long() == Some(&name));
+            if !known || name == "config" {
+                return Err(refuse(&name, "is not a setting: `espalier-switch --help` lists them".into()));
+            }
+            let flag = match value {
+                serde_json::Value::Bool(_) => format!("--{name}"),
+                serde_json::Value::String(text) => format!("--{name}={text}"),
+                serde_json::Value::Number(number) => format!("--{name}={number}"),
+                _ => return Err(refuse(&name, "must be a string, a number or a truth value".into())),
+            };
+            Ok((name, flag.into()))
+        })
+        .collect()
+}
+
+/// clap's message without its heading and hints.
+fn in_file(path: &Path, field: &str, error: &clap::Error) -> InputError {
+    let text = error.to_string();
+    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    InputError::new(field, message).in_file(path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, ConfigError> {
+        let args = std::iter::once("espalier-switch").chain(args.iter().copied());
+        Config::from_args(args.map(OsString::from))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+        let file = file("frames: 16384\nring: 512\ncore: 1\nxdp-mode: native\n");
+        let path = file.path().to_str().unwrap();
+        let config = config(&["--ring", "1024", "--config", path]).unwrap();
+        assert_eq!((config.frames, config.ring, config.core), (16384, 1024, Core(Some(1))));
+        assert_eq!((config.xdp_mode, config.pod_fill), (XdpMode::Native, 256));
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_by_field() {
+        for (text, field, wanted) in [
+            ("frames: 1\n", "frames", "1024"),
+            ("ring: 1000\n", "ring", "power of two"),
+            ("frame: 16384\n", "frame", "not a setting"),
+            ("core: [1]\n", "core", "must be a string"),
+            ("- 1\n", "", "YAML map"),
+        ] {
+            let file = file(text);
+            match config(&["--config", file.path().to_str().unwrap()]) {
+                Err(ConfigError::File(error)) => {
+                    assert_eq!(error.field, field, "{error}");
+                    assert!(error.message.contains(wanted), "{error}");
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Config::command().debug_assert();
+    }
+}

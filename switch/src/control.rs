@@ -1,0 +1,202 @@
+//! The control socket: HTTP/1.1 and JSON under `/v1` on a unix socket, for root and one group.
+//!
+//! The words are `espalier_api::control`'s. Requests are answered one at a time by the manager on a blocking thread.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post, put};
+use axum::serve::IncomingStream;
+use espalier_api::control::ErrorReply;
+use espalier_api::{InputError, PodName, Query, Snapshot};
+use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
+
+use crate::manager::{Manager, ManagerError};
+
+/// The manager, as the handlers share it.
+pub type Shared = Arc<Mutex<Manager>>;
+
+/// Binds the socket; a stale file of an ended switch is replaced, a living switch is not.
+pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, InputError> {
+    let refuse = |message: String| InputError::new("socket", format!("{}: {message}", path.display()));
+    let group = group.map(group_id).transpose()?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| refuse(error.to_string()))?;
+    }
+    if let Ok(meta) = std::fs::symlink_metadata(path) {
+        if !meta.file_type().is_socket() {
+            return Err(refuse("exists and is not a socket: remove it or choose another path".into()));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(refuse("another espalier-switch answers on it: stop that one first".into()));
+        }
+        std::fs::remove_file(path).map_err(|error| refuse(error.to_string()))?;
+    }
+    // Made under a private name and moved into place, so that it is never open to others, not even for a moment.
+    let private = private_name(path);
+    let listener = UnixListener::bind(&private).map_err(|error| refuse(error.to_string()))?;
+    std::os::unix::fs::chown(&private, None, group)
+        .and_then(|()| std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o660)))
+        .and_then(|()| std::fs::rename(&private, path))
+        .map_err(|error| refuse(error.to_string()))?;
+    Ok(listener)
+}
+
+fn private_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    name.into()
+}
+
+/// A group's number, from `/etc/group` if it is given by name.
+fn group_id(group: &str) -> Result<u32, InputError> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let line = groups.lines().find(|line| line.split(':').next() == Some(group));
+    let number = line.and_then(|line| line.split(':').nth(2)?.parse().ok());
+    number.ok_or_else(|| InputError::new("socket-group", format!("{group:?} is no group of this machine")))
+}
+
+/// Serves until `stopped`.
+pub async fn serve(
+    listener: UnixListener,
+    manager: Shared,
+    group: bool,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let routes = axum::Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/snapshot", put(apply).get(snapshot))
+        .route("/v1/pods", get(pods))
+        .route("/v1/groups", get(groups))
+        .route("/v1/pods/{namespace}/{name}/rules", get(rules))
+        .route("/v1/explain", post(explain))
+        .fallback(async || refused(StatusCode::NOT_FOUND, "", "no such resource"))
+        .layer(axum::middleware::from_fn_with_state(group, check_peer))
+        .layer(DefaultBodyLimit::max(espalier_api::file::MAX_BYTES as usize))
+        .with_state(manager);
+    axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(stopped)
+        .await
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Debug, Clone, Copy)]
+struct Peer(Option<UCred>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok())
+    }
+}
+
+/// Root and the switch's own user may always; others only where a socket group lets them connect at all.
+async fn check_peer(
+    State(group): State<bool>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    let allowed = peer.is_some_and(|peer| peer.uid() == 0 || peer.uid() == own || group);
+    if !allowed {
+        return refused(
+            StatusCode::FORBIDDEN,
+            "",
+            "only root may use this socket: see --socket-group of the switch",
+        );
+    }
+    if request.method() != axum::http::Method::GET {
+        let (uid, pid) = peer.map_or((0, None), |peer| (peer.uid(), peer.pid()));
+        tracing::debug!(uid, pid, method = %request.method(), path = request.uri().path(), "control request");
+    }
+    next.run(request).await
+}
+
+async fn status(State(manager): State<Shared>) -> Response {
+    ask(manager, |manager| manager.status()).await
+}
+
+async fn pods(State(manager): State<Shared>) -> Response {
+    ask(manager, |manager| manager.pods()).await
+}
+
+async fn groups(State(manager): State<Shared>) -> Response {
+    ask(manager, |manager| Ok(manager.groups())).await
+}
+
+async fn snapshot(State(manager): State<Shared>) -> Response {
+    ask(manager, |manager| {
+        let none = InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`");
+        Ok(manager.snapshot().cloned().ok_or(none)?)
+    })
+    .await
+}
+
+async fn rules(
+    State(manager): State<Shared>,
+    UrlPath((namespace, name)): UrlPath<(String, String)>,
+) -> Response {
+    let Ok(pod) = format!("{namespace}/{name}").parse::<PodName>() else {
+        return refused(StatusCode::BAD_REQUEST, "pod", "expected namespace/name");
+    };
+    let unknown = format!("{pod} is not in the enforced snapshot: `espalier pods` lists those that are");
+    ask(manager, move |manager| Ok(manager.rules(&pod).ok_or(InputError::new("pod", unknown))?)).await
+}
+
+async fn apply(State(manager): State<Shared>, body: Bytes) -> Response {
+    ask(manager, move |manager| {
+        let snapshot = Snapshot::from_json(&body)?;
+        if !snapshot.ec2.is_empty() {
+            let message = "names files, which the switch does not read: `espalier apply` resolves them";
+            return Err(InputError::new("ec2", message).into());
+        }
+        manager.apply(snapshot)
+    })
+    .await
+}
+
+async fn explain(State(manager): State<Shared>, body: Bytes) -> Response {
+    ask(manager, move |manager| {
+        let queries: Vec<Query> =
+            serde_json::from_slice(&body).map_err(|error| InputError::new("", error.to_string()))?;
+        Ok(manager.explain(&queries)?)
+    })
+    .await
+}
+
+/// Runs a request on a blocking thread, one at a time.
+async fn ask<T: serde::Serialize + Send + 'static>(
+    manager: Shared,
+    question: impl FnOnce(&mut Manager) -> Result<T, ManagerError> + Send + 'static,
+) -> Response {
+    let answer = tokio::task::spawn_blocking(move || match manager.lock() {
+        Ok(mut manager) => question(&mut manager),
+        Err(_) => Err(ManagerError::Failed("an earlier request failed badly: restart the switch".to_owned())),
+    });
+    match answer.await {
+        Ok(Ok(reply)) => Json(reply).into_response(),
+        Ok(Err(ManagerError::Refused(error))) => {
+            (StatusCode::BAD_REQUEST, Json(ErrorReply { error })).into_response()
+        }
+        Ok(Err(ManagerError::Failed(message))) => {
+            tracing::error!(message, "a control request failed");
+            refused(StatusCode::INTERNAL_SERVER_ERROR, "", &message)
+        }
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "", &error.to_string()),
+    }
+}
+
+fn refused(status: StatusCode, field: &str, message: &str) -> Response {
+    (status, Json(ErrorReply { error: InputError::new(field, message) })).into_response()
+}

@@ -1,0 +1,227 @@
+//! Counters of one worker: every packet ends in exactly one of forwarded, dropped by a reason, or consumed.
+//!
+//! Written by the worker that owns them with plain stores; the management thread reads copies it asked for. Sums over
+//! workers, and the shapes of the control socket, are made from those copies.
+
+use std::collections::BTreeMap;
+
+use espalier_api::control::{Counters, PodCounters};
+
+use crate::flow::PodSlot;
+use crate::reason::DropReason;
+
+/// Drops, one counter a reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::COUNT])
+    }
+}
+
+impl Drops {
+    /// Counts one drop.
+    pub fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// Drops for one reason.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Drops for any reason.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// The reasons that occurred, by label.
+    pub fn by_label(&self) -> BTreeMap<String, u64> {
+        let counted = DropReason::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0);
+        counted.map(|(reason, count)| (reason.label().to_owned(), count)).collect()
+    }
+}
+
+/// Packets of a worker, or of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Received from ports.
+    pub rx: u64,
+    /// Handed to a port to send.
+    pub forwarded: u64,
+    /// Used up by the responder.
+    pub consumed: u64,
+    /// Made by the switch.
+    pub originated: u64,
+    /// Dropped.
+    pub dropped: Drops,
+}
+
+impl Totals {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.rx += other.rx;
+        self.forwarded += other.forwarded;
+        self.consumed += other.consumed;
+        self.originated += other.originated;
+        self.dropped.add(&other.dropped);
+    }
+
+    /// Whether every packet received ended in a counter.
+    pub fn balances(&self) -> bool {
+        self.rx == self.forwarded + self.consumed + self.dropped.total()
+    }
+
+    /// The shape of the control socket.
+    pub fn to_api(&self) -> Counters {
+        Counters {
+            rx: self.rx,
+            forwarded: self.forwarded,
+            consumed: self.consumed,
+            dropped: self.dropped.by_label(),
+            originated: self.originated,
+        }
+    }
+}
+
+/// Packets of one pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodTotals {
+    /// Packets from the pod.
+    pub rx: u64,
+    /// Bytes from the pod.
+    pub rx_bytes: u64,
+    /// Packets handed to the pod's port.
+    pub tx: u64,
+    /// Bytes handed to the pod's port.
+    pub tx_bytes: u64,
+    /// Dropped coming from the pod.
+    pub egress_dropped: Drops,
+    /// Dropped on the way to the pod.
+    pub ingress_dropped: Drops,
+}
+
+impl PodTotals {
+    /// The shape of the control socket.
+    pub fn to_api(&self) -> PodCounters {
+        PodCounters {
+            rx: self.rx,
+            rx_bytes: self.rx_bytes,
+            tx: self.tx,
+            tx_bytes: self.tx_bytes,
+            egress_dropped: self.egress_dropped.by_label(),
+            ingress_dropped: self.ingress_dropped.by_label(),
+        }
+    }
+}
+
+/// Whose counters a drop belongs to, besides the worker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// No pod's: the frame could not be told to belong to one.
+    Nobody,
+    /// It came from this pod.
+    Egress(PodSlot),
+    /// It was on the way to this pod.
+    Ingress(PodSlot),
+}
+
+/// Counters of one worker.
+#[derive(Debug, Clone)]
+pub struct ShardCounters {
+    /// All its packets.
+    pub totals: Totals,
+    pods: Vec<PodTotals>,
+}
+
+impl ShardCounters {
+    /// Zeroes for `slots` pods.
+    pub fn new(slots: usize) -> Self {
+        Self { totals: Totals::default(), pods: vec![PodTotals::default(); slots] }
+    }
+
+    /// The counters of one pod.
+    pub fn pod(&self, slot: PodSlot) -> &PodTotals {
+        &self.pods[usize::from(slot.0)]
+    }
+
+    fn pod_mut(&mut self, slot: PodSlot) -> &mut PodTotals {
+        &mut self.pods[usize::from(slot.0)]
+    }
+
+    /// A new pod took the slot.
+    pub fn reset_pod(&mut self, slot: PodSlot) {
+        *self.pod_mut(slot) = PodTotals::default();
+    }
+
+    /// A packet came from the trunk (`None`) or from a pod.
+    pub fn received(&mut self, from: Option<PodSlot>, bytes: usize) {
+        self.totals.rx += 1;
+        if let Some(slot) = from {
+            let pod = self.pod_mut(slot);
+            pod.rx += 1;
+            pod.rx_bytes += bytes as u64;
+        }
+    }
+
+    /// A packet was handed to the trunk (`None`) or to a pod's port.
+    pub fn forwarded(&mut self, to: Option<PodSlot>, bytes: usize) {
+        self.totals.forwarded += 1;
+        if let Some(slot) = to {
+            let pod = self.pod_mut(slot);
+            pod.tx += 1;
+            pod.tx_bytes += bytes as u64;
+        }
+    }
+
+    /// The responder used a packet up.
+    pub fn consumed(&mut self) {
+        self.totals.consumed += 1;
+    }
+
+    /// The switch sent a frame of its own.
+    pub fn originated(&mut self) {
+        self.totals.originated += 1;
+    }
+
+    /// A packet was dropped.
+    pub fn dropped(&mut self, reason: DropReason, blame: Blame) {
+        self.totals.dropped.count(reason);
+        match blame {
+            Blame::Nobody => {}
+            Blame::Egress(slot) => self.pod_mut(slot).egress_dropped.count(reason),
+            Blame::Ingress(slot) => self.pod_mut(slot).ingress_dropped.count(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_packet_ends_once() {
+        let mut counters = ShardCounters::new(2);
+        let slot = PodSlot(1);
+        for _ in 0..4 {
+            counters.received(Some(slot), 100);
+        }
+        counters.forwarded(None, 100);
+        counters.consumed();
+        counters.dropped(DropReason::DeniedEgress, Blame::Egress(slot));
+        assert!(!counters.totals.balances());
+        counters.dropped(DropReason::Multicast, Blame::Nobody);
+        assert!(counters.totals.balances());
+        let pod = counters.pod(slot).to_api();
+        assert_eq!((pod.rx, pod.rx_bytes, pod.tx), (4, 400, 0));
+        assert_eq!(pod.egress_dropped, BTreeMap::from([("denied-egress".to_owned(), 1)]));
+        assert_eq!(counters.totals.to_api().accounted(), 4);
+    }
+}

@@ -1,0 +1,88 @@
+//! `espalier-switch`: settings, logging, signals, and the life of the process.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+use espalier_switch::config::{Config, ConfigError};
+use espalier_switch::manager::Manager;
+use espalier_switch::{control, watch};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BAD_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    let config = match Config::from_args(std::env::args_os()) {
+        Ok(config) => config,
+        Err(ConfigError::Args(error)) => error.exit(),
+        Err(ConfigError::File(error)) => return complain(&error, BAD_INPUT),
+    };
+    if let Err(error) = start_log(&config.log) {
+        return complain(&error, BAD_INPUT);
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if error.is::<espalier_api::InputError>() { BAD_INPUT } else { 1 };
+            complain(&format!("{error:#}"), code)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of a process that ends")]
+fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
+}
+
+fn start_log(filter: &str) -> Result<(), espalier_api::InputError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| espalier_api::InputError::new("log", format!("{filter:?}: {error}")))?;
+    let colours =
+        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    if config.unpin {
+        espalier_xsk::Steering::remove_pins(&config.pin_dir).context("removing the pinned steering")?;
+        return Ok(());
+    }
+    let snapshot = config.snapshot.as_deref().map(espalier_api::file::load).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, snapshot))
+}
+
+async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let socket = config.socket.clone();
+    let group = config.socket_group.clone();
+    let listener = control::bind(&socket, group.as_deref())?;
+    let mut manager = Manager::start(config)?;
+    if let Some(snapshot) = snapshot {
+        manager.apply(snapshot)?;
+    }
+    let manager = Arc::new(Mutex::new(manager));
+    tracing::info!(socket = %socket.display(), "listening");
+    let watching = tokio::spawn(watch::watch(Arc::clone(&manager)));
+    let stopped = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; branch traffic is dropped until a switch runs again");
+    };
+    control::serve(listener, Arc::clone(&manager), group.is_some(), stopped).await?;
+    watching.abort();
+    std::fs::remove_file(&socket).with_context(|| format!("removing {}", socket.display()))?;
+    let _cancelled = watching.await;
+    let manager = Arc::into_inner(manager).context("a request is still under way")?;
+    let manager = manager.into_inner().map_err(|_| anyhow::anyhow!("the manager is in an unknown state"))?;
+    manager.stop();
+    Ok(())
+}

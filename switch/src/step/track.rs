@@ -1,0 +1,161 @@
+//! One pod's view of a packet: does it belong to a flow that was allowed, or must the policy decide?
+//!
+//! A packet between two pods of this node comes through here twice: as egress of the one, then as ingress of the other.
+
+use espalier_api::Direction;
+use espalier_rules::Decision;
+
+use super::{Shard, judge};
+use crate::flow::{
+    FlowHandle, FlowKey, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
+};
+use crate::packet::{Packet, Upper, protocol};
+use crate::reason::DropReason;
+use crate::tables::{PodTable, Tables};
+
+/// A packet as one pod sees it.
+pub(super) struct Leg<'a> {
+    pub(super) slot: PodSlot,
+    pub(super) direction: Direction,
+    pub(super) packet: &'a Packet,
+}
+
+impl<'a> Leg<'a> {
+    /// The pod sends it.
+    pub(super) fn egress(slot: PodSlot, packet: &'a Packet) -> Self {
+        Self { slot, direction: Direction::Egress, packet }
+    }
+
+    /// The pod gets it.
+    pub(super) fn ingress(slot: PodSlot, packet: &'a Packet) -> Self {
+        Self { slot, direction: Direction::Ingress, packet }
+    }
+
+    /// The flow it would belong to. ICMP messages other than echo make none: nothing answers them.
+    fn key(&self) -> Option<FlowKey> {
+        let Packet { source, destination, protocol, .. } = *self.packet;
+        let (local, remote) = match self.direction {
+            Direction::Ingress => (destination, source),
+            Direction::Egress => (source, destination),
+        };
+        match self.packet.upper {
+            Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
+                let (local_port, remote_port) = match self.direction {
+                    Direction::Ingress => (destination, source),
+                    Direction::Egress => (source, destination),
+                };
+                Some(FlowKey::tcp_udp(self.slot, local, remote, protocol, local_port, remote_port))
+            }
+            Upper::Icmp { kind, id, .. } => {
+                let initiator = echo_initiator(protocol, kind, self.direction)?;
+                Some(FlowKey::echo(self.slot, local, remote, protocol, id, initiator))
+            }
+            Upper::Opaque => Some(FlowKey::addresses_only(self.slot, local, remote, protocol)),
+        }
+    }
+
+    fn facts(&self) -> PacketFacts {
+        let tcp_flags = match self.packet.upper {
+            Upper::Tcp { flags, .. } => flags,
+            _ => 0,
+        };
+        PacketFacts { direction: self.direction, tcp_flags, bytes: self.packet.end }
+    }
+}
+
+/// Who sent the request, if this is an echo request or reply.
+fn echo_initiator(number: u8, kind: u8, direction: Direction) -> Option<Direction> {
+    match (number, kind) {
+        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(direction),
+        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Some(match direction {
+            Direction::Ingress => Direction::Egress,
+            Direction::Egress => Direction::Ingress,
+        }),
+        _ => None,
+    }
+}
+
+/// Passes the packet for one pod, or says why not.
+pub(super) fn track(shard: &mut Shard, tables: &Tables, now: Now, leg: &Leg<'_>) -> Result<(), DropReason> {
+    let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
+    let Some(key) = leg.key() else {
+        return allowed(judge::judge(tables, pod, leg), leg).map(|_| ());
+    };
+    if let Found::Hit(handle) = shard.flows.find(&key)
+        && continues(shard, tables, now, pod, leg, handle)
+    {
+        return Ok(());
+    }
+    begin(shard, tables, now, pod, leg, &key)
+}
+
+/// Whether the packet passes as part of a known flow. If not, the flow is over.
+fn continues(
+    shard: &mut Shard,
+    tables: &Tables,
+    now: Now,
+    pod: &PodTable,
+    leg: &Leg<'_>,
+    handle: FlowHandle,
+) -> bool {
+    if shard.flows.needs_judgement(handle, tables.stamp) {
+        let initiator = shard.flows.initiator(handle);
+        match judge::judge_initiator(tables, pod, leg, initiator) {
+            Decision::Allow { rule, tracked } => {
+                let judgement = Judgement {
+                    rule: rule.index() as u32,
+                    generation: tables.stamp,
+                    tracked,
+                    revoke_on_change: pod.revoke,
+                };
+                shard.flows.renew(handle, &judgement, now);
+            }
+            Decision::Unfiltered { .. } | Decision::Deny => {
+                shard.flows.remove(handle);
+                return false;
+            }
+        }
+    }
+    matches!(shard.flows.on_packet(handle, &leg.facts(), now), Outcome::Pass(_))
+}
+
+/// Judges a packet that belongs to no flow, and enters the flow it begins.
+fn begin(
+    shard: &mut Shard,
+    tables: &Tables,
+    now: Now,
+    pod: &PodTable,
+    leg: &Leg<'_>,
+    key: &FlowKey,
+) -> Result<(), DropReason> {
+    let Some((rule, tracked)) = allowed(judge::judge(tables, pod, leg), leg)? else { return Ok(()) };
+    let flow = NewFlow {
+        initiator: leg.direction,
+        rule,
+        generation: tables.stamp,
+        tracked,
+        revoke_on_change: pod.revoke,
+        first: leg.facts(),
+    };
+    match shard.flows.insert(key, &flow, now) {
+        Err(refused) if tracked => Err(match refused {
+            Refused::Full => DropReason::FlowTableFull,
+            Refused::PodQuota => DropReason::FlowQuota,
+            Refused::PodUnknown => DropReason::PortUnknown,
+        }),
+        // An untracked flow needs no entry: its replies pass by the rules of the other direction.
+        _ => Ok(()),
+    }
+}
+
+/// The rule and manner of an allowed flow; nothing for a service that is never filtered.
+fn allowed(decision: Decision, leg: &Leg<'_>) -> Result<Option<(u32, bool)>, DropReason> {
+    match decision {
+        Decision::Allow { rule, tracked } => Ok(Some((rule.index() as u32, tracked))),
+        Decision::Unfiltered { .. } => Ok(None),
+        Decision::Deny => Err(match leg.direction {
+            Direction::Ingress => DropReason::DeniedIngress,
+            Direction::Egress => DropReason::DeniedEgress,
+        }),
+    }
+}

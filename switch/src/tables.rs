@@ -1,0 +1,138 @@
+//! What the workers read: one generation of the node's branches and policies, immutable.
+//!
+//! Built by the manager from a valid snapshot, handed to every worker as an `Arc`, and dropped on the management thread
+//! once no worker uses it any more.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use espalier_api::snapshot::{ConnectionTracking, OnRuleChange, Pod};
+use espalier_api::{Generation, Snapshot};
+use espalier_rules::{Judge, PolicyId};
+
+use crate::flow::{PodSlot, Timeouts};
+
+/// One generation.
+pub struct Tables {
+    /// Which one.
+    pub generation: Generation,
+    /// The low half of the generation, as flow entries are stamped with it.
+    pub stamp: u32,
+    /// The policies.
+    pub judge: Judge,
+    vlans: Box<[Option<PodSlot>; VLANS]>,
+    local: HashMap<IpAddr, PodSlot, foldhash::fast::RandomState>,
+    pods: Box<[Option<PodTable>]>,
+}
+
+const VLANS: usize = 4096;
+
+/// One branch.
+#[derive(Debug, Clone)]
+pub struct PodTable {
+    /// VLAN of the branch.
+    pub vlan: u16,
+    /// MAC of the branch ENI.
+    pub mac: [u8; 6],
+    /// The pod's addresses.
+    pub addresses: Box<[IpAddr]>,
+    /// IPv4 next hop.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// IPv6 next hop.
+    pub gateway_v6: Ipv6Addr,
+    /// MAC of the next hop, where the snapshot gives it.
+    pub gateway_mac: Option<[u8; 6]>,
+    /// Its security groups, compiled.
+    pub policy: Option<PolicyId>,
+    /// Whether tracked flows are judged again after a rule change.
+    pub revoke: bool,
+    /// Idle timeouts of its flows.
+    pub timeouts: Timeouts,
+}
+
+impl PodTable {
+    /// Whether the pod owns the address.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// The branch's link-local address (RFC 4291 appendix A: modified EUI-64 of its MAC).
+    pub fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.mac;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+}
+
+impl Tables {
+    /// The tables of a snapshot whose pods sit in the given slots (one a pod, same order), of `slots` there are.
+    pub fn new(snapshot: &Snapshot, judge: Judge, placed: &[PodSlot], slots: usize) -> Self {
+        let mut vlans = Box::new([None; VLANS]);
+        let mut local = HashMap::default();
+        let mut pods: Box<[Option<PodTable>]> = vec![None; slots].into();
+        for (index, (pod, slot)) in snapshot.pods.iter().zip(placed).enumerate() {
+            vlans[usize::from(pod.vlan.get())] = Some(*slot);
+            local.extend(pod.addresses.iter().map(|address| (*address, *slot)));
+            pods[usize::from(slot.0)] = Some(pod_table(pod, judge.policy_of(index)));
+        }
+        Self {
+            generation: snapshot.generation,
+            stamp: snapshot.generation.0 as u32,
+            judge,
+            vlans,
+            local,
+            pods,
+        }
+    }
+
+    /// The pod on a VLAN.
+    pub fn slot_of_vlan(&self, vlan: u16) -> Option<PodSlot> {
+        self.vlans.get(usize::from(vlan)).copied().flatten()
+    }
+
+    /// The pod with an address.
+    pub fn slot_of_address(&self, address: IpAddr) -> Option<PodSlot> {
+        self.local.get(&address).copied()
+    }
+
+    /// The branch in a slot.
+    pub fn pod(&self, slot: PodSlot) -> Option<&PodTable> {
+        self.pods.get(usize::from(slot.0))?.as_ref()
+    }
+
+    /// The branches in use.
+    pub fn pods(&self) -> impl Iterator<Item = (PodSlot, &PodTable)> {
+        self.pods
+            .iter()
+            .enumerate()
+            .filter_map(|(index, pod)| pod.as_ref().map(|pod| (PodSlot(index as u16), pod)))
+    }
+}
+
+fn pod_table(pod: &Pod, policy: Option<PolicyId>) -> PodTable {
+    PodTable {
+        vlan: pod.vlan.get(),
+        mac: pod.mac.octets(),
+        addresses: pod.addresses.clone().into(),
+        gateway_v4: pod.gateway_v4(),
+        gateway_v6: pod.gateway_v6(),
+        gateway_mac: pod.gateway.mac.map(|mac| mac.octets()),
+        policy,
+        revoke: pod.on_rule_change == OnRuleChange::Revoke,
+        timeouts: timeouts(&pod.connection_tracking),
+    }
+}
+
+/// The ranges were checked when the snapshot was validated, so a refusal here leaves the default.
+fn timeouts(wanted: &ConnectionTracking) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    if let Some(seconds) = wanted.tcp_established_timeout {
+        timeouts = timeouts.with_tcp_established(seconds).unwrap_or(timeouts);
+    }
+    if let Some(seconds) = wanted.udp_stream_timeout {
+        timeouts = timeouts.with_udp_stream(seconds).unwrap_or(timeouts);
+    }
+    if let Some(seconds) = wanted.udp_timeout {
+        timeouts = timeouts.with_udp(seconds).unwrap_or(timeouts);
+    }
+    timeouts
+}

@@ -1,0 +1,296 @@
+//! One pinned thread that owns a trunk queue, its pods' ports, flows and counters, and moves their packets.
+//!
+//! Nothing here is shared: the manager talks to a worker over a channel that is read between batches, and a table is
+//! given back when the next one is in use, so the caller of [`Handle::publish`] knows that its grace period is over.
+//! Ports with traffic are polled; idle ones wait in epoll, so that hundreds of quiet pods cost nothing.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use espalier_xsk::{FramePool, Packet, Umem};
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+
+use crate::clock;
+use crate::counters::ShardCounters;
+use crate::flow::{FlowTable, Now, PodSlot};
+use crate::neighbour::Links;
+use crate::step::{self, From, Outcome, Shard};
+use crate::tables::Tables;
+
+mod command;
+mod memory;
+mod port;
+
+pub use command::{Command, Handle, Report, WorkerGone};
+use port::{Cargo, Place, WorkerPort};
+
+/// Packets taken from one port at a time.
+const BATCH: usize = 64;
+/// Empty rounds after which a port waits in epoll.
+const COLD_AFTER: u32 = 32;
+/// Busy rounds between two looks at the ports that wait in epoll and at the commands.
+const ROUNDS_PER_LOOK: u32 = 8;
+/// Flow entries looked at for expiry in a round.
+const SWEEP_BUDGET: usize = 64;
+/// Flows of a pod that is gone, forgotten between two batches.
+const REMOVAL_BUDGET: usize = 1024;
+const LONGEST_SLEEP: Duration = Duration::from_millis(250);
+/// Sleep while the kernel still owes the sending of packets.
+const UNSENT_SLEEP: Duration = Duration::from_micros(500);
+
+/// What a worker is made of.
+pub struct WorkerConfig {
+    /// Its index.
+    pub index: usize,
+    /// The core to pin it to.
+    pub core: Option<usize>,
+    /// How long it polls without work before it sleeps.
+    pub spin: Duration,
+    /// Pods it has place for.
+    pub slots: usize,
+}
+
+/// The worker's own state; it lives on its thread.
+pub struct Worker {
+    umem: Umem,
+    pool: FramePool,
+    shard: Shard,
+    tables: Option<Arc<Tables>>,
+    ports: Vec<Option<WorkerPort>>,
+    /// Places of the ports that are polled.
+    hot: Vec<Place>,
+    commands: Receiver<Command>,
+    wake: Arc<OwnedFd>,
+    epoll: OwnedFd,
+    spin: Duration,
+    received: Vec<Packet>,
+    batches: u64,
+    sleeps: u64,
+}
+
+/// What a round found to do.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Round {
+    Busy,
+    Idle,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub fn start(
+        config: &WorkerConfig,
+        umem: Umem,
+        pool: FramePool,
+        flows: FlowTable,
+    ) -> std::io::Result<(Handle, JoinHandle<()>)> {
+        let (handle, commands) = Handle::new(config.index, config.core)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, handle.wake(), Place::WAKE.as_event(), epoll::EventFlags::IN)?;
+        let worker = Self {
+            umem,
+            pool,
+            shard: Shard {
+                flows,
+                links: Links::new(config.slots),
+                counters: ShardCounters::new(config.slots),
+                originated: Vec::new(),
+            },
+            tables: None,
+            ports: (0..=config.slots).map(|_| None).collect(),
+            hot: Vec::with_capacity(config.slots + 1),
+            commands,
+            wake: handle.wake_owned(),
+            epoll,
+            spin: config.spin,
+            received: Vec::with_capacity(BATCH),
+            batches: 0,
+            sleeps: 0,
+        };
+        let core = config.core;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{}", config.index)).spawn(move || {
+                if let Some(id) = core.map(|id| core_affinity::CoreId { id })
+                    && !core_affinity::set_for_current(id)
+                {
+                    tracing::warn!(core = id.id, "cannot pin the worker to its core; it runs unpinned");
+                }
+                worker.run();
+            })?;
+        Ok((handle, thread))
+    }
+
+    fn run(mut self) {
+        let mut idle_since = None;
+        let mut rounds = 0;
+        loop {
+            let now = clock::now();
+            if rounds == 0 {
+                if !self.obey() {
+                    return;
+                }
+                self.look(Duration::ZERO);
+                rounds = ROUNDS_PER_LOOK;
+            }
+            rounds -= 1;
+            if self.round(now) == Round::Busy {
+                idle_since = None;
+                continue;
+            }
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.spin {
+                self.sleep(now);
+                idle_since = None;
+                rounds = 0;
+            }
+        }
+    }
+
+    /// Everything once: receive and step, send, reclaim, refill, and the work that comes with time.
+    fn round(&mut self, now: Now) -> Round {
+        let mut busy = false;
+        let mut index = 0;
+        while let Some(place) = self.hot.get(index).copied() {
+            match self.receive(place, now) {
+                0 if self.ports[place.index()].as_mut().is_none_or(|port| port.cools(COLD_AFTER)) => {
+                    self.hot.swap_remove(index);
+                }
+                received => {
+                    busy |= received > 0;
+                    index += 1;
+                }
+            }
+        }
+        if let Some(tables) = &self.tables {
+            self.shard.links.ask(tables, now, |frame| self.shard.originated.push(frame));
+        }
+        self.queue_originated();
+        self.transmit();
+        self.shard.flows.sweep(now, SWEEP_BUDGET);
+        if busy { Round::Busy } else { Round::Idle }
+    }
+
+    /// Takes one batch from a port through the step. Returns how many packets there were.
+    fn receive(&mut self, place: Place, now: Now) -> usize {
+        let Some(port) = self.ports[place.index()].as_mut() else { return 0 };
+        let mut received = std::mem::take(&mut self.received);
+        let count = port.receive(&mut received, BATCH);
+        if count > 0 {
+            self.batches += 1;
+        }
+        for mut packet in received.drain(..) {
+            let from = place.from(self.umem.steer_meta(packet.head()));
+            match self.decide(now, from, &mut packet) {
+                Outcome::Forward { to, blame } => {
+                    let cargo = Cargo::Forwarded { blame, bytes: packet.len() };
+                    self.enqueue(Place::of(to), packet, cargo);
+                }
+                Outcome::Consumed | Outcome::Drop(_) => self.pool.free_packet(packet),
+            }
+        }
+        self.received = received;
+        if let Some(port) = self.ports[place.index()].as_mut() {
+            port.refill(&mut self.pool);
+        }
+        count
+    }
+
+    fn decide(&mut self, now: Now, from: From, packet: &mut Packet) -> Outcome {
+        match &self.tables {
+            Some(tables) => step::step(&self.umem, &mut self.shard, tables, now, from, packet),
+            None => step::without_tables(&mut self.shard, from, packet.len()),
+        }
+    }
+
+    fn enqueue(&mut self, place: Place, packet: Packet, cargo: Cargo) {
+        match self.ports[place.index()].as_mut() {
+            Some(port) => port.enqueue(packet, cargo),
+            None => {
+                self.pool.free_packet(packet);
+                cargo.lost(&mut self.shard.counters, crate::reason::DropReason::PortDown);
+            }
+        }
+    }
+
+    /// Turns the responder's frames into packets. One that finds no free frame is not sent: whoever waits asks again.
+    fn queue_originated(&mut self) {
+        while let Some(frame) = self.shard.originated.pop() {
+            let Some(mut fresh) = self.pool.alloc() else { continue };
+            if !self.umem.write(&mut fresh, &frame.bytes) {
+                self.pool.free(fresh);
+                continue;
+            }
+            self.enqueue(Place::of(frame.to), Packet::single(fresh), Cargo::Originated);
+        }
+    }
+
+    fn transmit(&mut self) {
+        for (index, port) in self.ports.iter_mut().enumerate() {
+            if let Some(port) = port {
+                port.transmit(&mut self.pool, &mut self.shard.counters, Place(index));
+            }
+        }
+    }
+
+    /// Waits for packets, commands or time.
+    fn sleep(&mut self, now: Now) {
+        let unsent = self.ports.iter().flatten().any(WorkerPort::has_unsent);
+        let mut pause = if unsent { UNSENT_SLEEP } else { LONGEST_SLEEP };
+        if let Some(next) = self.shard.links.next() {
+            pause = pause.min(clock::until(now, next));
+        }
+        self.sleeps += 1;
+        self.look(pause);
+    }
+
+    /// Finds the ports that have packets, waiting up to `pause` for the first.
+    fn look(&mut self, pause: Duration) {
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: Place::WAKE.as_event() }; 64];
+        let pause =
+            rustix::event::Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() };
+        // An interrupted wait is a wait that found nothing.
+        let count = epoll::wait(&self.epoll, &mut events[..], Some(&pause)).unwrap_or(0);
+        for event in &events[..count] {
+            let place = Place::of_event(event.data);
+            if place == Place::WAKE {
+                // The counter is reset so that the next command wakes again; the commands are read by `obey`.
+                let _reset = rustix::io::read(&self.wake, &mut [0; 8]);
+                continue;
+            }
+            if self.ports.get(place.index()).is_some_and(Option::is_some) && !self.hot.contains(&place) {
+                self.hot.push(place);
+            }
+        }
+    }
+
+    /// The port in a pod's place, if any.
+    fn take_port(&mut self, place: Place) -> Option<espalier_xsk::Port> {
+        let port = self.ports[place.index()].take()?;
+        self.hot.retain(|hot| *hot != place);
+        // The socket may already be unusable; then epoll has dropped it by itself.
+        let _removed = epoll::delete(&self.epoll, port.fd());
+        Some(port.dismantle(&mut self.pool, &mut self.shard.counters))
+    }
+
+    fn put_port(&mut self, place: Place, port: espalier_xsk::Port) -> std::io::Result<()> {
+        let mut port = WorkerPort::new(port);
+        port.refill(&mut self.pool);
+        epoll::add(&self.epoll, port.fd(), place.as_event(), epoll::EventFlags::IN)?;
+        self.ports[place.index()] = Some(port);
+        self.hot.push(place);
+        Ok(())
+    }
+
+    /// Forgets some of a pod's flows; with the last of them everything else about it. Says whether it is done.
+    fn free_slot(&mut self, slot: PodSlot) -> bool {
+        let done = self.shard.flows.remove_pod(slot, REMOVAL_BUDGET);
+        if done {
+            self.shard.links.forget(slot);
+            self.shard.counters.reset_pod(slot);
+        }
+        done
+    }
+}
