@@ -7,6 +7,7 @@
 mod aging;
 mod config;
 mod entry;
+pub mod fragment;
 mod index;
 mod key;
 mod listing;
