@@ -115,7 +115,6 @@ impl Packet {
     }
 
     /// The first frame: the one with the packet's headers and steering metadata.
-    #[must_use]
     pub fn head(&self) -> &Frame {
         self.frames.first().expect("a packet is made with a frame and never loses one")
     }

@@ -89,6 +89,7 @@ pub struct Port {
     in_tx: usize,
     unsent: usize,
     counts: Counts,
+    _claim: open::Claim,
 }
 
 /// What only the port itself can count.

@@ -9,7 +9,7 @@ mod chunks;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use chunks::FrameOwners;
 pub(crate) use chunks::{ChunkTable, Owner, SocketId};
@@ -114,6 +114,8 @@ struct Shared {
     tag: u32,
     fill_ring: u32,
     next_socket: AtomicU32,
+    /// Interface index and queue of every open port.
+    ports: Mutex<Vec<(u32, u32)>>,
     hugepages: bool,
     scatter_gather: bool,
 }
@@ -274,6 +276,15 @@ impl Umem {
         SocketId::new(self.shared.next_socket.fetch_add(1, Ordering::Relaxed).min(SocketId::MAX + 1))
     }
 
+    /// The open ports: interface index and queue.
+    pub(crate) fn ports(&self) -> MutexGuard<'_, Vec<(u32, u32)>> {
+        self.shared.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn has_port(&self, interface: u32, queue: u32) -> bool {
+        self.ports().contains(&(interface, queue))
+    }
+
     fn data_start(&self, frame: &Frame) -> *mut u8 {
         let at = frame.index() as usize * CHUNK_SIZE + frame.offset();
         // SAFETY: tokens are made with an index below the chunk count and an offset inside the chunk, so the
@@ -311,6 +322,7 @@ impl Shared {
             tag: NEXT_TAG.fetch_add(1, Ordering::Relaxed),
             fill_ring,
             next_socket: AtomicU32::new(0),
+            ports: Mutex::new(Vec::new()),
             hugepages: made.hugepages,
             scatter_gather: made.scatter_gather,
         }

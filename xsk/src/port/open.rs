@@ -22,11 +22,35 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
+/// The entry of an open port in its UMEM's list.
+#[derive(Debug)]
+pub(super) struct Claim {
+    umem: Umem,
+    interface: u32,
+    queue: u32,
+}
+
 struct Rings {
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
+}
+
+impl Claim {
+    fn new(umem: &Umem, interface: u32, queue: u32) -> Self {
+        umem.ports().push((interface, queue));
+        Self { umem: umem.clone(), interface, queue }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut ports = self.umem.ports();
+        if let Some(at) = ports.iter().position(|port| *port == (self.interface, self.queue)) {
+            ports.swap_remove(at);
+        }
+    }
 }
 
 impl Port {
@@ -48,6 +72,7 @@ impl Port {
         check_interface(interface)?;
         let socket = umem.new_socket().ok_or(PortError::Exhausted)?;
         let rings = bind_until(umem, interface, queue, settings, config.bind_deadline)?;
+        let claim = Claim::new(umem, interface.index, queue);
         let mut port = Self {
             umem: umem.clone(),
             socket,
@@ -68,6 +93,7 @@ impl Port {
             in_tx: 0,
             unsent: 0,
             counts: Counts::default(),
+            _claim: claim,
         };
         port.set_options(config)?;
         Ok(port)
@@ -165,9 +191,15 @@ fn bind(
         .map_err(|_| refused(io::Error::new(io::ErrorKind::InvalidInput, "the name holds a NUL byte")))?;
     // SAFETY: program loading is inhibited, which is the only condition of `Socket::new`.
     let socket = unsafe { Socket::new(settings, umem.xsk(), &name, queue) };
-    let (tx, rx, fill_and_completion) = socket.map_err(|error| refused(os_error(&error)))?;
-    let (fill, completion) =
-        fill_and_completion.ok_or_else(|| PortError::InUse { interface: interface.name.clone(), queue })?;
+    let in_use = || PortError::InUse { interface: interface.name.clone(), queue };
+    let (tx, rx, fill_and_completion) = socket.map_err(|error| match os_error(&error) {
+        // libxdp makes no second pair of fill and completion rings, and the kernel wants one.
+        error if error.raw_os_error() == Some(libc::EINVAL) && umem.has_port(interface.index, queue) => {
+            in_use()
+        }
+        error => refused(error),
+    })?;
+    let (fill, completion) = fill_and_completion.ok_or_else(in_use)?;
     Ok(Rings { rx, tx, fill, completion })
 }
 

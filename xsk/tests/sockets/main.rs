@@ -1,0 +1,9 @@
+//! UMEM and ports on the real kernel: veths between namespaces of the tests' own, frames counted to the last one.
+
+mod lab;
+mod lifetimes;
+mod memory;
+mod ownership;
+mod site;
+mod steered;
+mod traffic;
