@@ -21,7 +21,18 @@ const USUAL_MOUNT: &str = "/sys/fs/bpf";
 #[derive(Debug)]
 pub(super) struct PinDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: Lock,
+}
+
+/// An exclusive lock on a directory.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would do, were it not for children just forked, which hold a copy until they exec.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl PinDirectory {
@@ -34,7 +45,7 @@ impl PinDirectory {
         }
         let directory = File::open(path).map_err(fail)?;
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(PinDirectory { path: path.to_owned(), _lock: directory }),
+            Ok(()) => Ok(PinDirectory { path: path.to_owned(), lock: Lock(directory) }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(SteeringError::PinDirectoryBusy { path: path.to_owned() })
             }
@@ -88,7 +99,7 @@ impl PinDirectory {
         for path in entries(&self.path.join("maps"))? {
             Self::remove(&path)?;
         }
-        let PinDirectory { path, _lock: lock } = self;
+        let PinDirectory { path, lock } = self;
         let own_mount = is_mount_root(&path) && path != Path::new(USUAL_MOUNT);
         drop(lock);
         let remove = || -> io::Result<()> {
