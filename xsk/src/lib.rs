@@ -22,3 +22,21 @@ pub use steering::{
     XdpMode,
 };
 pub use umem::{FrameOwners, Hugepages, Umem, UmemConfig, UmemError};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moves_between_threads<T: Send>() {}
+    fn shared_between_threads<T: Sync>() {}
+
+    #[test]
+    fn ports_and_frames_move_to_workers_and_the_umem_is_shared() {
+        moves_between_threads::<Port>();
+        moves_between_threads::<FramePool>();
+        moves_between_threads::<Frame>();
+        moves_between_threads::<Packet>();
+        moves_between_threads::<Umem>();
+        shared_between_threads::<Umem>();
+    }
+}

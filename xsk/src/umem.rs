@@ -273,7 +273,9 @@ impl Umem {
 
     /// A number for a new socket, none after 2^29 of them.
     pub(crate) fn new_socket(&self) -> Option<SocketId> {
-        SocketId::new(self.shared.next_socket.fetch_add(1, Ordering::Relaxed).min(SocketId::MAX + 1))
+        let next = |number: u32| SocketId::new(number).map(|_| number + 1);
+        let taken = self.shared.next_socket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        taken.ok().and_then(SocketId::new)
     }
 
     /// The open ports: interface index and queue.

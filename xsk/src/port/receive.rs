@@ -145,3 +145,125 @@ impl Port {
         out.push(packet);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::UnshareFlags;
+    use xsk_rs::FrameDesc;
+
+    use super::*;
+    use crate::frame::MAX_SEGMENTS;
+    use crate::port::PortConfig;
+    use crate::umem::{FrameOwners, Hugepages, Umem, UmemConfig};
+
+    /// A port on the loopback of a namespace of its own: no packet ever arrives, so the test plays the kernel.
+    struct Quiet {
+        port: Port,
+        pool: FramePool,
+        umem: Umem,
+        outside: FrameDesc,
+    }
+
+    const FRAMES: u32 = 64;
+    const FILLED: u32 = 32;
+
+    impl Quiet {
+        fn new() -> Self {
+            // SAFETY: the flags hold no FILES, the one flag the function's contract is about.
+            let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
+            unshared.expect("tests run with CAP_SYS_ADMIN");
+            let make = |frames| {
+                let config =
+                    UmemConfig { frames, hugepages: Hugepages::Off, fill_ring: 64, completion_ring: 64 };
+                Umem::new(&config).unwrap()
+            };
+            // The larger UMEM's donor takes the loopback first, so that the other's goes elsewhere.
+            let larger = make(2 * FRAMES);
+            let (umem, mut pool) = make(FRAMES);
+            let outside = larger.0.chunks().home(FRAMES);
+            drop(larger);
+            let lo = crate::interface("lo").unwrap();
+            let config = PortConfig { keep_filled: FILLED, ..PortConfig::default() };
+            let mut port = Port::open(&umem, &lo, 0, &config).unwrap();
+            assert_eq!(port.refill(&mut pool), FILLED as usize);
+            Self { port, pool, umem, outside }
+        }
+
+        /// A descriptor as the kernel would write it for the n-th chunk that was filled.
+        fn desc(&self, nth: u32, more: bool) -> FrameDesc {
+            let mut desc = self.umem.chunks().home(nth);
+            desc.set_options(u32::from(more));
+            desc
+        }
+
+        /// Every frame goes home, whatever state it was in.
+        fn end(mut self) {
+            self.port.close().into_iter().for_each(|frame| self.pool.free(frame));
+            let all = FrameOwners { free: 64, total: 64, ..FrameOwners::default() };
+            assert_eq!((self.umem.owners(), self.pool.available()), (all, 64));
+        }
+    }
+
+    #[test]
+    fn descriptors_of_chunks_the_kernel_does_not_have_are_refused() {
+        let mut quiet = Quiet::new();
+        let never_given = quiet.desc(FILLED, false);
+        for wrong in [never_given, quiet.outside] {
+            assert!(quiet.port.assemble(wrong).is_none());
+        }
+        let right = quiet.desc(0, false);
+        let packet = quiet.port.assemble(right).unwrap();
+        assert!(quiet.port.assemble(right).is_none(), "a chunk comes back once");
+        assert_eq!(quiet.port.statistics().bad_descriptors, 3);
+        assert_eq!(quiet.port.in_fill(), FILLED as usize - 1);
+        quiet.pool.free_packet(packet);
+        quiet.end();
+    }
+
+    #[test]
+    fn packets_of_too_many_segments_are_dropped_whole() {
+        let mut quiet = Quiet::new();
+        for nth in 0..MAX_SEGMENTS as u32 + 3 {
+            assert!(quiet.port.assemble(quiet.desc(nth, nth < MAX_SEGMENTS as u32 + 2)).is_none());
+        }
+        assert_eq!(quiet.port.statistics().rx_oversized, 1);
+        assert_eq!(quiet.umem.owners().rx, MAX_SEGMENTS + 3);
+        assert_eq!(quiet.port.assemble(quiet.desc(20, true)).map(|packet| packet.len()), None);
+        let packet = quiet.port.assemble(quiet.desc(21, false)).unwrap();
+        assert_eq!(packet.segment_count(), 2);
+        let mut out = Vec::new();
+        quiet.port.deliver(packet, &mut out);
+        assert_eq!(quiet.umem.owners().worker, 2);
+        // What was dropped is given to the kernel again before the pool is asked.
+        let before = quiet.pool.available();
+        assert_eq!(quiet.port.refill(&mut quiet.pool), MAX_SEGMENTS + 3 + 2);
+        assert_eq!(quiet.pool.available(), before - 2);
+        out.into_iter().for_each(|packet| quiet.pool.free_packet(packet));
+        quiet.end();
+    }
+
+    #[test]
+    fn a_bad_descriptor_spoils_its_packet_only() {
+        let mut quiet = Quiet::new();
+        assert!(quiet.port.assemble(quiet.desc(0, true)).is_none());
+        let mut bad = quiet.outside;
+        bad.set_options(1);
+        assert!(quiet.port.assemble(bad).is_none());
+        assert!(quiet.port.assemble(quiet.desc(1, true)).is_none());
+        assert!(quiet.port.assemble(quiet.desc(2, false)).is_none());
+        let packet = quiet.port.assemble(quiet.desc(3, false)).unwrap();
+        assert_eq!(packet.head().index(), 3);
+        assert_eq!(quiet.umem.owners().rx, 4);
+        quiet.pool.free_packet(packet);
+        quiet.end();
+    }
+
+    #[test]
+    fn closing_returns_the_packet_under_way() {
+        let mut quiet = Quiet::new();
+        assert!(quiet.port.assemble(quiet.desc(0, true)).is_none());
+        assert!(quiet.port.assemble(quiet.desc(1, true)).is_none());
+        assert_eq!(quiet.umem.owners().rx, 2);
+        quiet.end();
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use espalier_xsk::{FrameOwners, FramePool, Hugepages, InterfaceRef, Port, PortConfig, Umem, UmemConfig};
+use espalier_xsk::{
+    FrameOwners, FramePool, Hugepages, InterfaceRef, Port, PortConfig, Umem, UmemConfig, XdpMode,
+};
 
 use crate::lab::{FarEnd, Lab};
 use crate::steered::{Steered, VLAN};
@@ -37,6 +39,10 @@ pub(crate) enum Role {
 
 impl Site {
     pub(crate) fn new(role: Role, mtu: u32) -> Self {
+        Self::in_mode(role, mtu, XdpMode::Native)
+    }
+
+    pub(crate) fn in_mode(role: Role, mtu: u32, mode: XdpMode) -> Self {
         let lab = Lab::new();
         let interface = lab.veth("port0", mtu);
         let far = lab.far_end("port0");
@@ -44,7 +50,7 @@ impl Site {
         let mut port = Port::open(&umem, &interface, 0, &config()).unwrap();
         assert_eq!(port.refill(&mut pool), 256);
         assert_eq!(port.refill(&mut pool), 0);
-        let mut steering = Steered::new();
+        let mut steering = Steered::in_mode(mode);
         match role {
             Role::Trunk => {
                 steering.set_branch(VLAN, true).unwrap();

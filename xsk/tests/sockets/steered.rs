@@ -19,9 +19,13 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Steered {
     pub(crate) fn new() -> Self {
+        Self::in_mode(XdpMode::Native)
+    }
+
+    pub(crate) fn in_mode(mode: XdpMode) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pin_dir = format!("/sys/fs/bpf/xsk-test-{}-{number}", std::process::id()).into();
-        let config = SteeringConfig { pin_dir, mode: XdpMode::Auto, max_pods: 8 };
+        let config = SteeringConfig { pin_dir, mode, max_pods: 8 };
         Self(Some(Steering::open(&config).expect("the steering loads on this kernel")))
     }
 }

@@ -3,7 +3,7 @@
 use crate::lab::until;
 use crate::site::{Role, Site};
 use crate::steered::{TCI, VLAN, bytes_of, ipv4_frame, packet_of, plain_frame, receive, send_all, tagged};
-use espalier_xsk::{Packet, SteerFlags, SteerMeta};
+use espalier_xsk::{Packet, SteerFlags, SteerMeta, XdpMode};
 
 #[test]
 fn trunk_frames_arrive_untagged_with_their_tag_in_the_metadata() {
@@ -23,6 +23,20 @@ fn trunk_frames_arrive_untagged_with_their_tag_in_the_metadata() {
     assert_eq!(site.port.in_fill(), 256);
     let statistics = site.port.statistics();
     assert_eq!((statistics.rx_dropped, statistics.bad_descriptors), (0, 0));
+    site.close();
+}
+
+#[test]
+fn generic_mode_carries_the_same_frames_and_metadata() {
+    let mut site = Site::in_mode(Role::Trunk, 9001, XdpMode::Generic);
+    let sent: Vec<_> = (0..60).map(|n| plain_frame(n, 60 + n as usize * 150)).collect();
+    sent.iter().for_each(|frame| site.far.send(&tagged(frame, TCI)));
+    for (frame, packet) in sent.iter().zip(receive(&mut site.port, &mut site.pool, sent.len(), 7)) {
+        assert_eq!(bytes_of(&site.umem, &packet), *frame);
+        let expected = SteerMeta { tci: TCI, flags: SteerFlags::POPPED };
+        assert_eq!(site.umem.steer_meta(packet.head()), expected);
+        site.pool.free_packet(packet);
+    }
     site.close();
 }
 
