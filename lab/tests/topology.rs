@@ -1,5 +1,7 @@
 //! The lab's network without a switch: routing, VLAN tags on the trunk, the trunk's own address, cleanup.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;

@@ -141,6 +141,9 @@ fn check_probe(scenario: &Scenario, path: &str, probe: &Probe) -> Result<(), Inp
     if probe.protocol == ProbeProtocol::Dns && probe.name.is_none() {
         return Err(at("name", "missing: a dns probe needs the name to ask for".into()));
     }
+    if let Some(name) = probe.name.as_ref().filter(|name| !scenario.services().names.contains_key(*name)) {
+        return Err(at("name", format!("{name:?} is no name of a pod or host: list it under its names")));
+    }
     if scenario.probe_addresses(probe, from, to).is_none() {
         return Err(at("family", format!("{} and {} have no address of one family", probe.from, probe.to)));
     }

@@ -87,6 +87,13 @@ impl Scenario {
         })
     }
 
+    /// The names of pods and hosts, `node` and `vpc`: where commands can run.
+    pub(crate) fn places(&self) -> Vec<String> {
+        let pods = self.pods.iter().map(|pod| pod.name.to_string());
+        let hosts = self.hosts.iter().map(|host| host.name.clone());
+        pods.chain(hosts).chain(["node", "vpc"].map(String::from)).collect()
+    }
+
     fn endpoint_names(&self) -> Vec<String> {
         let pods = self.pods.iter().map(|pod| pod.name.to_string());
         let hosts = self.hosts.iter().map(|host| host.name.clone());
