@@ -75,6 +75,10 @@ pub struct Config {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = TxChecksum::Keep)]
     pub pod_tx_checksum: TxChecksum,
 
+    /// Whether ICMP errors about a live flow pass without a rule (path MTU discovery needs them)
+    #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
+    pub related_icmp_errors: Switch,
+
     /// Microseconds a worker polls without work before it sleeps
     #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub spin_us: u64,
@@ -103,6 +107,15 @@ pub enum Hugepages {
     /// Or not at all.
     On,
     /// Never.
+    Off,
+}
+
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
     Off,
 }
 

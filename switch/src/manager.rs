@@ -15,7 +15,7 @@ use espalier_api::{InputError, PodName, Snapshot};
 use espalier_rules::Judge;
 use espalier_xsk::{Attachment, InterfaceRef, PortConfig, Steering, SteeringConfig, Umem, UmemConfig};
 
-use crate::config::{Config, TxChecksum};
+use crate::config::{Config, Switch, TxChecksum};
 use crate::flow::{FlowConfig, FlowTable, PodSlot};
 use crate::tables::Tables;
 use crate::worker::{Handle, Worker, WorkerConfig};
@@ -108,7 +108,8 @@ impl Manager {
             index: 0,
             core: config.core.0,
             spin: config.spin(),
-            slots: config.max_pods.into(),
+            slots: config.max_pods,
+            related_errors: config.related_icmp_errors == Switch::On,
         };
         let (worker, thread) =
             Worker::start(&worker_config, umem.clone(), pool, flows).map_err(ManagerError::failed)?;

@@ -1,4 +1,4 @@
-//! One batch of packets through the stages: parse ▸ guard ▸ track ▸ judge ▸ forward, each in its file.
+//! One packet through the stages: parse ▸ guard ▸ fragment ▸ track ▸ judge ▸ forward, each in its file.
 //!
 //! Pure: frames, tables and time come in; outcomes, counters and frames to originate go out. The worker calls [`step`]
 //! with real frames, tests and replay with frames on the heap.
@@ -6,17 +6,21 @@
 use std::net::IpAddr;
 
 use crate::counters::{Blame, ShardCounters};
+use crate::flow::fragment::Fragments;
 use crate::flow::{FlowTable, Now, PodSlot};
 use crate::neighbour::Links;
-use crate::packet::Packet;
+use crate::packet::{self, Packet};
 use crate::reason::DropReason;
 use crate::responder::Originated;
 use crate::tables::Tables;
 
 mod forward;
+mod fragment;
 mod guard;
 mod judge;
 mod track;
+
+pub use fragment::Held;
 
 /// Access to the bytes of packets, wherever they lie.
 pub trait Memory {
@@ -62,7 +66,7 @@ impl From {
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Send it to the pod, or to the trunk (`None`). `blame` is whose drop it is if the port does not take it.
+    /// Send it to the pod, or to the trunk (`None`).
     Forward {
         /// Where to.
         to: Option<PodSlot>,
@@ -75,10 +79,17 @@ pub enum Outcome {
     Drop(DropReason),
 }
 
+/// Packets with what is to be done with them.
+pub type Decided<P> = Vec<(P, Outcome)>;
+
 /// What one worker owns and the step changes.
-pub struct Shard {
+pub struct Shard<P> {
     /// Its flows.
     pub flows: FlowTable,
+    /// Fragmented packets under way.
+    pub fragments: Fragments<Held<P>, Verdict>,
+    /// Whether ICMP errors about a live flow pass without a rule.
+    pub related_errors: bool,
     /// Its neighbours.
     pub links: Links,
     /// Its counters.
@@ -86,6 +97,9 @@ pub struct Shard {
     /// Frames to send on behalf of the switch.
     pub originated: Vec<Originated>,
 }
+
+/// Whether policy lets a packet pass; if not, why, and whose drop it is.
+pub type Verdict = Result<(), (DropReason, Blame)>;
 
 /// The two policies that a packet must pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,70 +111,108 @@ struct Path {
 }
 
 /// Why a stage ended a packet's way.
-struct Stop {
-    outcome: Outcome,
-    blame: Blame,
-}
-
-impl Stop {
-    fn drop(reason: DropReason, blame: Blame) -> Self {
-        Self { outcome: Outcome::Drop(reason), blame }
-    }
-
-    fn consumed() -> Self {
-        Self { outcome: Outcome::Consumed, blame: Blame::Nobody }
-    }
+enum Stop {
+    Consumed,
+    Drop(DropReason, Blame),
 }
 
 /// Decides one packet, rewrites its headers if it is to be forwarded, and counts everything but the forwarding itself,
-/// which the worker counts when a port has taken the packet.
+/// which the worker counts when a port has taken the packet. Appends to `decided`: usually this packet; nothing while a
+/// fragment waits for its first; that first and those that waited, when it comes.
 pub fn step<M: Memory>(
     memory: &M,
-    shard: &mut Shard,
+    shard: &mut Shard<M::Packet>,
     tables: &Tables,
     now: Now,
     from: From,
-    packet: &mut M::Packet,
-) -> Outcome {
-    shard.counters.received(from.pod(), memory.len(packet));
-    match decide(memory, shard, tables, now, from, packet) {
-        Ok(outcome) => outcome,
-        Err(Stop { outcome, blame }) => {
-            match outcome {
-                Outcome::Drop(reason) => shard.counters.dropped(reason, blame),
-                _ => shard.counters.consumed(),
-            }
-            outcome
+    packet: M::Packet,
+    decided: &mut Decided<M::Packet>,
+) {
+    let total = memory.len(&packet);
+    shard.counters.received(from.pod(), total);
+    match guard::guard(memory.head(&packet), total, from, tables, shard) {
+        Err(Stop::Consumed) => {
+            shard.counters.consumed();
+            decided.push((packet, Outcome::Consumed));
+        }
+        Err(Stop::Drop(reason, blame)) => shard.refuse(packet, reason, blame, decided),
+        Ok((parsed, path)) if parsed.fragment != packet::Fragment::None => {
+            let held = Held { parsed, path, packet };
+            fragment::fragment(memory, shard, tables, now, held, decided);
+        }
+        Ok((parsed, path)) => {
+            let verdict = policies(shard, tables, now, &parsed, path, memory.head(&packet));
+            finish(memory, shard, tables, Held { parsed, path, packet }, verdict, decided);
         }
     }
 }
 
 /// Before the first snapshot nobody may send anything.
-pub fn without_tables(shard: &mut Shard, from: From, bytes: usize) -> Outcome {
+pub fn without_tables<P>(
+    shard: &mut Shard<P>,
+    from: From,
+    bytes: usize,
+    packet: P,
+    decided: &mut Decided<P>,
+) {
     shard.counters.received(from.pod(), bytes);
     let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
-    shard.counters.dropped(DropReason::PortUnknown, blame);
-    Outcome::Drop(DropReason::PortUnknown)
+    shard.refuse(packet, DropReason::PortUnknown, blame, decided);
 }
 
-fn decide<M: Memory>(
-    memory: &M,
-    shard: &mut Shard,
+/// Drops the fragments that have waited too long for their first.
+pub fn expire<P>(shard: &mut Shard<P>, now: Now, decided: &mut Decided<P>) {
+    fragment::expire(shard, now, decided);
+}
+
+/// Drops the fragments of a pod that is gone.
+pub fn forget_fragments<P>(shard: &mut Shard<P>, slot: PodSlot, decided: &mut Decided<P>) {
+    fragment::forget(shard, slot, decided);
+}
+
+/// The policy of the pod that sends, then that of the pod that gets.
+fn policies<P>(
+    shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
-    from: From,
-    packet: &mut M::Packet,
-) -> Result<Outcome, Stop> {
-    let (parsed, path) = guard::guard(memory.head(packet), memory.len(packet), from, tables, shard)?;
+    parsed: &Packet,
+    path: Path,
+    head: &[u8],
+) -> Verdict {
     if let Some(slot) = path.source {
-        track::track(shard, tables, now, &track::Leg::egress(slot, &parsed))
-            .map_err(|reason| Stop::drop(reason, Blame::Egress(slot)))?;
+        let leg = track::Leg::egress(slot, parsed, head);
+        track::track(shard, tables, now, &leg).map_err(|reason| (reason, Blame::Egress(slot)))?;
     }
     if let Some(slot) = path.destination {
-        track::track(shard, tables, now, &track::Leg::ingress(slot, &parsed))
-            .map_err(|reason| Stop::drop(reason, Blame::Ingress(slot)))?;
+        let leg = track::Leg::ingress(slot, parsed, head);
+        track::track(shard, tables, now, &leg).map_err(|reason| (reason, Blame::Ingress(slot)))?;
     }
-    forward::forward(memory, &shard.links, tables, &parsed, path, packet)
+    Ok(())
+}
+
+/// Carries a verdict out.
+fn finish<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    tables: &Tables,
+    held: Held<M::Packet>,
+    verdict: Verdict,
+    decided: &mut Decided<M::Packet>,
+) {
+    let Held { parsed, path, mut packet } = held;
+    let hop =
+        verdict.and_then(|()| forward::forward(memory, &shard.links, tables, &parsed, path, &mut packet));
+    match hop {
+        Ok(blame) => decided.push((packet, Outcome::Forward { to: path.destination, blame })),
+        Err((reason, blame)) => shard.refuse(packet, reason, blame, decided),
+    }
+}
+
+impl<P> Shard<P> {
+    fn refuse(&mut self, packet: P, reason: DropReason, blame: Blame, decided: &mut Decided<P>) {
+        self.counters.dropped(reason, blame);
+        decided.push((packet, Outcome::Drop(reason)));
+    }
 }
 
 /// The far end of a packet, seen from a pod.

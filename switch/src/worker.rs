@@ -15,9 +15,10 @@ use rustix::fd::OwnedFd;
 
 use crate::clock;
 use crate::counters::ShardCounters;
+use crate::flow::fragment::{FragmentConfig, Fragments};
 use crate::flow::{FlowTable, Now, PodSlot};
 use crate::neighbour::Links;
-use crate::step::{self, From, Outcome, Shard};
+use crate::step::{self, Decided, Outcome, Shard};
 use crate::tables::Tables;
 
 mod command;
@@ -50,14 +51,17 @@ pub struct WorkerConfig {
     /// How long it polls without work before it sleeps.
     pub spin: Duration,
     /// Pods it has place for.
-    pub slots: usize,
+    pub slots: u16,
+    /// Whether ICMP errors about a live flow pass without a rule.
+    pub related_errors: bool,
 }
 
 /// The worker's own state; it lives on its thread.
 pub struct Worker {
     umem: Umem,
     pool: FramePool,
-    shard: Shard,
+    shard: Shard<Packet>,
+    decided: Decided<Packet>,
     tables: Option<Arc<Tables>>,
     ports: Vec<Option<WorkerPort>>,
     /// Places of the ports that are polled.
@@ -87,6 +91,9 @@ impl Worker {
         flows: FlowTable,
     ) -> std::io::Result<(Handle, JoinHandle<()>)> {
         let (handle, commands) = Handle::new(config.index, config.core)?;
+        let fragments = Fragments::new(FragmentConfig::for_pods(config.slots))
+            .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+        let slots = usize::from(config.slots);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, handle.wake(), Place::WAKE.as_event(), epoll::EventFlags::IN)?;
         let worker = Self {
@@ -94,13 +101,16 @@ impl Worker {
             pool,
             shard: Shard {
                 flows,
-                links: Links::new(config.slots),
-                counters: ShardCounters::new(config.slots),
+                fragments,
+                related_errors: config.related_errors,
+                links: Links::new(slots),
+                counters: ShardCounters::new(slots),
                 originated: Vec::new(),
             },
+            decided: Vec::with_capacity(BATCH),
             tables: None,
-            ports: (0..=config.slots).map(|_| None).collect(),
-            hot: Vec::with_capacity(config.slots + 1),
+            ports: (0..=slots).map(|_| None).collect(),
+            hot: Vec::with_capacity(slots + 1),
             commands,
             wake: handle.wake_owned(),
             epoll,
@@ -166,6 +176,8 @@ impl Worker {
         if let Some(tables) = &self.tables {
             self.shard.links.ask(tables, now, |frame| self.shard.originated.push(frame));
         }
+        step::expire(&mut self.shard, now, &mut self.decided);
+        self.carry_out();
         self.queue_originated();
         self.transmit();
         self.shard.flows.sweep(now, SWEEP_BUDGET);
@@ -180,9 +192,27 @@ impl Worker {
         if count > 0 {
             self.batches += 1;
         }
-        for mut packet in received.drain(..) {
+        for packet in received.drain(..) {
             let from = place.from(self.umem.steer_meta(packet.head()));
-            match self.decide(now, from, &mut packet) {
+            let (shard, decided) = (&mut self.shard, &mut self.decided);
+            match &self.tables {
+                Some(tables) => step::step(&self.umem, shard, tables, now, from, packet, decided),
+                None => step::without_tables(shard, from, packet.len(), packet, decided),
+            }
+        }
+        self.received = received;
+        self.carry_out();
+        if let Some(port) = self.ports[place.index()].as_mut() {
+            port.refill(&mut self.pool);
+        }
+        count
+    }
+
+    /// Does with the packets what the step decided.
+    fn carry_out(&mut self) {
+        let mut decided = std::mem::take(&mut self.decided);
+        for (packet, outcome) in decided.drain(..) {
+            match outcome {
                 Outcome::Forward { to, blame } => {
                     let cargo = Cargo::Forwarded { blame, bytes: packet.len() };
                     self.enqueue(Place::of(to), packet, cargo);
@@ -190,18 +220,7 @@ impl Worker {
                 Outcome::Consumed | Outcome::Drop(_) => self.pool.free_packet(packet),
             }
         }
-        self.received = received;
-        if let Some(port) = self.ports[place.index()].as_mut() {
-            port.refill(&mut self.pool);
-        }
-        count
-    }
-
-    fn decide(&mut self, now: Now, from: From, packet: &mut Packet) -> Outcome {
-        match &self.tables {
-            Some(tables) => step::step(&self.umem, &mut self.shard, tables, now, from, packet),
-            None => step::without_tables(&mut self.shard, from, packet.len()),
-        }
+        self.decided = decided;
     }
 
     fn enqueue(&mut self, place: Place, packet: Packet, cargo: Cargo) {
@@ -288,6 +307,8 @@ impl Worker {
     fn free_slot(&mut self, slot: PodSlot) -> bool {
         let done = self.shard.flows.remove_pod(slot, REMOVAL_BUDGET);
         if done {
+            step::forget_fragments(&mut self.shard, slot, &mut self.decided);
+            self.carry_out();
             self.shard.links.forget(slot);
             self.shard.counters.reset_pod(slot);
         }

@@ -1,6 +1,6 @@
 //! The last stage: next hop, MAC addresses, and the checksum that a pod's transmit offload left open.
 
-use super::{Memory, Outcome, Path, Stop};
+use super::{Memory, Path};
 use crate::checksum;
 use crate::counters::Blame;
 use crate::flow::PodSlot;
@@ -9,7 +9,10 @@ use crate::packet::{Packet, array};
 use crate::reason::DropReason;
 use crate::tables::Tables;
 
-/// Rewrites the packet for the port it leaves by.
+/// Why it cannot leave, and whose drop that is.
+type Refused = (DropReason, Blame);
+
+/// Rewrites the packet for the port it leaves by. Says whose drop it is if that port does not take it.
 pub(super) fn forward<M: Memory>(
     memory: &M,
     links: &Links,
@@ -17,12 +20,12 @@ pub(super) fn forward<M: Memory>(
     parsed: &Packet,
     path: Path,
     packet: &mut M::Packet,
-) -> Result<Outcome, Stop> {
+) -> Result<Blame, Refused> {
     let (destination, source, blame) = match path {
         Path { destination: Some(slot), .. } => to_pod(links, parsed, memory.len(packet), slot)?,
         Path { source: Some(slot), .. } => to_trunk(links, tables, parsed, slot)?,
         Path { source: None, destination: None } => {
-            return Err(Stop::drop(DropReason::PortUnknown, Blame::Nobody));
+            return Err((DropReason::PortUnknown, Blame::Nobody));
         }
     };
     if path.source.is_some() {
@@ -32,27 +35,27 @@ pub(super) fn forward<M: Memory>(
         macs[..6].copy_from_slice(&destination);
         macs[6..].copy_from_slice(&source);
     }
-    Ok(Outcome::Forward { to: path.destination, blame })
+    Ok(blame)
 }
 
 type Hop = ([u8; 6], [u8; 6], Blame);
 
-fn to_pod(links: &Links, parsed: &Packet, total: usize, slot: PodSlot) -> Result<Hop, Stop> {
+fn to_pod(links: &Links, parsed: &Packet, total: usize, slot: PodSlot) -> Result<Hop, Refused> {
     let blame = Blame::Ingress(slot);
     let link = links.link(slot);
-    let host = link.host.ok_or(Stop::drop(DropReason::PortDown, blame))?;
-    let pod_mac = link.pod_mac.ok_or(Stop::drop(DropReason::PodUnresolved, blame))?;
+    let host = link.host.ok_or((DropReason::PortDown, blame))?;
+    let pod_mac = link.pod_mac.ok_or((DropReason::PodUnresolved, blame))?;
     if total - usize::from(parsed.l3) > host.mtu as usize {
-        return Err(Stop::drop(DropReason::PacketTooBig, blame));
+        return Err((DropReason::PacketTooBig, blame));
     }
     Ok((pod_mac, host.mac, blame))
 }
 
-fn to_trunk(links: &Links, tables: &Tables, parsed: &Packet, slot: PodSlot) -> Result<Hop, Stop> {
+fn to_trunk(links: &Links, tables: &Tables, parsed: &Packet, slot: PodSlot) -> Result<Hop, Refused> {
     let blame = Blame::Egress(slot);
-    let pod = tables.pod(slot).ok_or(Stop::drop(DropReason::PortUnknown, blame))?;
+    let pod = tables.pod(slot).ok_or((DropReason::PortUnknown, blame))?;
     let gateway = links.link(slot).gateway_mac(pod, parsed.destination);
-    let gateway = gateway.ok_or(Stop::drop(DropReason::GatewayUnresolved, blame))?;
+    let gateway = gateway.ok_or((DropReason::GatewayUnresolved, blame))?;
     Ok((gateway, pod.mac, blame))
 }
 

@@ -11,24 +11,24 @@ use crate::responder::{self, Ends, Side};
 use crate::tables::{PodTable, Tables};
 
 /// Parses the frame and checks who sends it to whom.
-pub(super) fn guard(
+pub(super) fn guard<P>(
     head: &[u8],
     total: usize,
     from: From,
     tables: &Tables,
-    shard: &mut Shard,
+    shard: &mut Shard<P>,
 ) -> Result<(Packet, Path), Stop> {
     match from {
         From::Trunk { vlan } => {
-            let slot = tables.slot_of_vlan(vlan).ok_or(Stop::drop(DropReason::VlanUnknown, Blame::Nobody))?;
-            let pod = tables.pod(slot).ok_or(Stop::drop(DropReason::VlanUnknown, Blame::Nobody))?;
-            let drop = |reason| Stop::drop(reason, Blame::Ingress(slot));
+            let slot = tables.slot_of_vlan(vlan).ok_or(Stop::Drop(DropReason::VlanUnknown, Blame::Nobody))?;
+            let pod = tables.pod(slot).ok_or(Stop::Drop(DropReason::VlanUnknown, Blame::Nobody))?;
+            let drop = |reason| Stop::Drop(reason, Blame::Ingress(slot));
             let packet = upper_layers(head, total, false, Side::Trunk, (slot, pod), shard, drop)?;
             towards_pod(head, &packet, pod).map_err(drop)?;
             Ok((packet, Path { source: None, destination: Some(slot) }))
         }
         From::Pod { slot, tagged } => {
-            let drop = |reason| Stop::drop(reason, Blame::Egress(slot));
+            let drop = |reason| Stop::Drop(reason, Blame::Egress(slot));
             let pod = tables.pod(slot).ok_or(drop(DropReason::PortUnknown))?;
             let packet = upper_layers(head, total, tagged, Side::Pod, (slot, pod), shard, drop)?;
             from_pod(head, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
@@ -44,13 +44,13 @@ pub(super) fn guard(
 }
 
 /// Parses; what the responder handles ends here.
-fn upper_layers(
+fn upper_layers<P>(
     head: &[u8],
     total: usize,
     tagged: bool,
     side: Side,
     (slot, pod): (PodSlot, &PodTable),
-    shard: &mut Shard,
+    shard: &mut Shard<P>,
     drop: impl Fn(DropReason) -> Stop,
 ) -> Result<Packet, Stop> {
     let parsed = packet::parse(head, total, tagged).map_err(&drop)?;
@@ -61,7 +61,7 @@ fn upper_layers(
         Parsed::Arp => responder::arp(head, side, &mut ends),
     };
     shard.originated.extend(reply.map_err(&drop)?);
-    Err(Stop::consumed())
+    Err(Stop::Consumed)
 }
 
 /// EC2's source/destination check, towards the pod.

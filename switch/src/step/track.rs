@@ -3,9 +3,10 @@
 //! A packet between two pods of this node comes through here twice: as egress of the one, then as ingress of the other.
 
 use espalier_api::Direction;
-use espalier_rules::Decision;
+use espalier_rules::{Decision, Tuple};
 
-use super::{Shard, judge};
+use super::{Shard, judge, remote};
+use crate::flow::related::{IcmpMessage, is_error};
 use crate::flow::{
     FlowHandle, FlowKey, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
 };
@@ -15,20 +16,21 @@ use crate::tables::{PodTable, Tables};
 
 /// A packet as one pod sees it.
 pub(super) struct Leg<'a> {
-    pub(super) slot: PodSlot,
-    pub(super) direction: Direction,
-    pub(super) packet: &'a Packet,
+    slot: PodSlot,
+    direction: Direction,
+    packet: &'a Packet,
+    head: &'a [u8],
 }
 
 impl<'a> Leg<'a> {
     /// The pod sends it.
-    pub(super) fn egress(slot: PodSlot, packet: &'a Packet) -> Self {
-        Self { slot, direction: Direction::Egress, packet }
+    pub(super) fn egress(slot: PodSlot, packet: &'a Packet, head: &'a [u8]) -> Self {
+        Self { slot, direction: Direction::Egress, packet, head }
     }
 
     /// The pod gets it.
-    pub(super) fn ingress(slot: PodSlot, packet: &'a Packet) -> Self {
-        Self { slot, direction: Direction::Ingress, packet }
+    pub(super) fn ingress(slot: PodSlot, packet: &'a Packet, head: &'a [u8]) -> Self {
+        Self { slot, direction: Direction::Ingress, packet, head }
     }
 
     /// The flow it would belong to. ICMP messages other than echo make none: nothing answers them.
@@ -54,6 +56,27 @@ impl<'a> Leg<'a> {
         }
     }
 
+    /// The packet as the policy sees it.
+    fn tuple(&self) -> Tuple {
+        let remote = remote(self.packet, self.direction);
+        match self.packet.upper {
+            Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
+                Tuple::with_ports(self.direction, remote, self.packet.protocol, source, destination)
+            }
+            Upper::Icmp { kind, code, .. } => {
+                Tuple::icmp(self.direction, remote, self.packet.protocol, kind, code)
+            }
+            Upper::Opaque => Tuple::bare(self.direction, remote, self.packet.protocol),
+        }
+    }
+
+    /// The packet as an ICMP message.
+    fn message(&self) -> IcmpMessage<'a> {
+        let Packet { source, destination, protocol, l4, end, .. } = *self.packet;
+        let bytes = self.head.get(usize::from(l4)..self.head.len().min(end as usize)).unwrap_or_default();
+        IcmpMessage { slot: self.slot, direction: self.direction, source, destination, protocol, bytes }
+    }
+
     fn facts(&self) -> PacketFacts {
         let tcp_flags = match self.packet.upper {
             Upper::Tcp { flags, .. } => flags,
@@ -76,59 +99,86 @@ fn echo_initiator(number: u8, kind: u8, direction: Direction) -> Option<Directio
 }
 
 /// Passes the packet for one pod, or says why not.
-pub(super) fn track(shard: &mut Shard, tables: &Tables, now: Now, leg: &Leg<'_>) -> Result<(), DropReason> {
+pub(super) fn track<P>(
+    shard: &mut Shard<P>,
+    tables: &Tables,
+    now: Now,
+    leg: &Leg<'_>,
+) -> Result<(), DropReason> {
     let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
-    let Some(key) = leg.key() else {
-        return allowed(judge::judge(tables, pod, leg), leg).map(|_| ());
-    };
+    let Some(key) = leg.key() else { return stateless(shard, tables, now, pod, leg) };
     if let Found::Hit(handle) = shard.flows.find(&key)
-        && continues(shard, tables, now, pod, leg, handle)
+        && is_still_allowed(shard, tables, now, pod, handle)
+        && matches!(shard.flows.on_packet(handle, &leg.facts(), now), Outcome::Pass(_))
     {
         return Ok(());
     }
     begin(shard, tables, now, pod, leg, &key)
 }
 
-/// Whether the packet passes as part of a known flow. If not, the flow is over.
-fn continues(
-    shard: &mut Shard,
+/// ICMP other than echo: an error about a live flow passes with it, anything else needs a rule. Neither makes state.
+fn stateless<P>(
+    shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
     pod: &PodTable,
     leg: &Leg<'_>,
+) -> Result<(), DropReason> {
+    let is_error =
+        matches!(leg.packet.upper, Upper::Icmp { kind, .. } if is_error(leg.packet.protocol, kind));
+    if is_error
+        && shard.related_errors
+        && let Ok(handle) = shard.flows.related(&leg.message(), now)
+        && is_still_allowed(shard, tables, now, pod, handle)
+    {
+        return Ok(());
+    }
+    match allowed(judge::judge(tables, pod, leg.tuple()), leg) {
+        Err(_) if is_error => Err(DropReason::IcmpErrorUnrelated),
+        verdict => verdict.map(|_| ()),
+    }
+}
+
+/// Whether a flow goes on: always, unless rules changed that it depends on. If not, it is over.
+fn is_still_allowed<P>(
+    shard: &mut Shard<P>,
+    tables: &Tables,
+    now: Now,
+    pod: &PodTable,
     handle: FlowHandle,
 ) -> bool {
-    if shard.flows.needs_judgement(handle, tables.stamp) {
-        let initiator = shard.flows.initiator(handle);
-        match judge::judge_initiator(tables, pod, leg, initiator) {
-            Decision::Allow { rule, tracked } => {
-                let judgement = Judgement {
-                    rule: rule.index() as u32,
-                    generation: tables.stamp,
-                    tracked,
-                    revoke_on_change: pod.revoke,
-                };
-                shard.flows.renew(handle, &judgement, now);
-            }
-            Decision::Unfiltered { .. } | Decision::Deny => {
-                shard.flows.remove(handle);
-                return false;
-            }
+    if !shard.flows.needs_judgement(handle, tables.stamp) {
+        return true;
+    }
+    let opening = judge::opening(&shard.flows.key(handle), shard.flows.initiator(handle));
+    match judge::judge(tables, pod, opening) {
+        Decision::Allow { rule, tracked } => {
+            let judgement = Judgement {
+                rule: rule.index() as u32,
+                generation: tables.stamp,
+                tracked,
+                revoke_on_change: pod.revoke,
+            };
+            shard.flows.renew(handle, &judgement, now);
+            true
+        }
+        Decision::Unfiltered { .. } | Decision::Deny => {
+            shard.flows.remove(handle);
+            false
         }
     }
-    matches!(shard.flows.on_packet(handle, &leg.facts(), now), Outcome::Pass(_))
 }
 
 /// Judges a packet that belongs to no flow, and enters the flow it begins.
-fn begin(
-    shard: &mut Shard,
+fn begin<P>(
+    shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
     pod: &PodTable,
     leg: &Leg<'_>,
     key: &FlowKey,
 ) -> Result<(), DropReason> {
-    let Some((rule, tracked)) = allowed(judge::judge(tables, pod, leg), leg)? else { return Ok(()) };
+    let Some((rule, tracked)) = allowed(judge::judge(tables, pod, leg.tuple()), leg)? else { return Ok(()) };
     let flow = NewFlow {
         initiator: leg.direction,
         rule,

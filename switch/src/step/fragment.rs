@@ -1,0 +1,117 @@
+//! Fragments: the first is judged, the others follow its verdict; one that comes before it is held for a moment.
+
+use espalier_api::Direction;
+
+use super::{Decided, Memory, Path, Shard, Verdict, finish, policies};
+use crate::counters::Blame;
+use crate::flow::fragment::{FragmentDrop, FragmentKey, Later, Part};
+use crate::flow::{Now, PodSlot};
+use crate::packet::{Fragment, Packet};
+use crate::reason::DropReason;
+use crate::tables::Tables;
+
+/// Fragmented packets looked at for expiry in a round.
+const EXPIRE_BUDGET: usize = 16;
+
+/// A packet between the guard and its verdict.
+pub struct Held<P> {
+    pub(super) parsed: Packet,
+    pub(super) path: Path,
+    pub(super) packet: P,
+}
+
+impl<P> Held<P> {
+    fn blame(&self) -> Blame {
+        match self.path {
+            Path { source: Some(slot), .. } => Blame::Egress(slot),
+            Path { destination: Some(slot), .. } => Blame::Ingress(slot),
+            Path { source: None, destination: None } => Blame::Nobody,
+        }
+    }
+
+    /// The packet that it is a part of, in the pod's share that it counts against, and the part.
+    fn part(&self) -> Option<(FragmentKey, Part)> {
+        let Packet { source, destination, protocol, fragment, .. } = self.parsed;
+        let Fragment::Part { id, offset, more } = fragment else { return None };
+        let (slot, direction) = match self.path {
+            Path { source: Some(slot), .. } => (slot, Direction::Egress),
+            Path { destination, .. } => (destination?, Direction::Ingress),
+        };
+        let key = FragmentKey::new(slot, direction, source, destination, protocol, id);
+        Some((key, Part { offset, len: self.parsed.l4_len() as u32, more }))
+    }
+}
+
+/// Takes one fragment through.
+pub(super) fn fragment<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    tables: &Tables,
+    now: Now,
+    item: Held<M::Packet>,
+    decided: &mut Decided<M::Packet>,
+) {
+    let Some((key, part)) = item.part() else { return };
+    let mut doomed = Vec::new();
+    let mut ready = Vec::new();
+    let mut drop = |reason, item| doomed.push((reason, item));
+    if part.offset > 0 {
+        match shard.fragments.later(&key, &part, now, item, &mut drop) {
+            Later::Inherit(verdict, item) => ready.push((item, verdict)),
+            Later::Held => {}
+            Later::Drop(reason, item) => drop(reason, item),
+        }
+    } else {
+        match shard.fragments.first(&key, item.parsed.protocol, &part, now, &mut drop) {
+            Err(reason) => drop(reason, item),
+            Ok(()) => {
+                let head = memory.head(&item.packet);
+                let verdict: Verdict = policies(shard, tables, now, &item.parsed, item.path, head);
+                ready.push((item, verdict));
+                shard.fragments.decide(&key, verdict, now, |held| ready.push((held, verdict)));
+            }
+        }
+    }
+    for (reason, item) in doomed {
+        refuse(shard, reason, item, decided);
+    }
+    for (item, verdict) in ready {
+        finish(memory, shard, tables, item, verdict, decided);
+    }
+}
+
+/// Drops what has waited too long.
+pub(super) fn expire<P>(shard: &mut Shard<P>, now: Now, decided: &mut Decided<P>) {
+    let mut doomed = Vec::new();
+    shard.fragments.expire(now, EXPIRE_BUDGET, |reason, item| doomed.push((reason, item)));
+    for (reason, item) in doomed {
+        refuse(shard, reason, item, decided);
+    }
+}
+
+/// Drops what waits on behalf of a pod.
+pub(super) fn forget<P>(shard: &mut Shard<P>, slot: PodSlot, decided: &mut Decided<P>) {
+    let mut doomed = Vec::new();
+    shard.fragments.remove_pod(slot, |reason, item| doomed.push((reason, item)));
+    for (reason, item) in doomed {
+        refuse(shard, reason, item, decided);
+    }
+}
+
+fn refuse<P>(shard: &mut Shard<P>, reason: FragmentDrop, item: Held<P>, decided: &mut Decided<P>) {
+    let blame = item.blame();
+    shard.refuse(item.packet, reason_of(reason), blame, decided);
+}
+
+fn reason_of(reason: FragmentDrop) -> DropReason {
+    match reason {
+        FragmentDrop::Orphan | FragmentDrop::PodRemoved => DropReason::FragmentOrphan,
+        FragmentDrop::Malformed | FragmentDrop::Tiny | FragmentDrop::Overlap | FragmentDrop::Duplicate => {
+            DropReason::FragmentInvalid
+        }
+        FragmentDrop::Scattered
+        | FragmentDrop::HeldLimit
+        | FragmentDrop::PacketLimit
+        | FragmentDrop::Evicted => DropReason::FragmentLimit,
+    }
+}

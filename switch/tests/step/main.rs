@@ -1,0 +1,8 @@
+//! The pure step, driven frame by frame without a kernel.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails there")]
+
+mod harness;
+mod hostile;
+mod responder;
+mod stages;
