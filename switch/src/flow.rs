@@ -144,7 +144,7 @@ pub struct FlowStats {
     pub expired: u64,
     /// Ended connections that a new SYN on the same ports replaced.
     pub reopened: u64,
-    /// Flows removed by the caller: revoked, dropped by the operator, or with their pod.
+    /// Flows removed by the caller: revoked, entered anew, dropped by the operator, or with their pod.
     pub removed: u64,
     /// Half-open connections given up for newer ones of the same pod.
     pub evicted_half_open: u64,

@@ -208,4 +208,63 @@ mod tests {
         assert_eq!(index.overflow(), 0);
         assert_eq!(index.guess(hash), NONE);
     }
+
+    /// An attacker who knows everything but the seed: keys that all fall into a few buckets under a seed of their own.
+    #[test]
+    fn keys_crafted_for_another_seed_do_not_collide() {
+        use crate::flow::key::{FlowKey, PodSlot, Seed};
+        use std::net::Ipv4Addr;
+        const ENTRIES: usize = 4096;
+        let overflow = |seed: &Seed, keys: &[FlowKey]| {
+            let mut index = Index::new(ENTRIES).unwrap();
+            for (entry, key) in keys.iter().enumerate() {
+                index.insert(seed.hash(key), entry as u32);
+            }
+            index.overflow()
+        };
+        let (guessed, real) = (Seed::new([1, 2]), Seed::new([3, 4]));
+        let crafted: Vec<_> = (0..1 << 20)
+            .map(|remote| {
+                let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::from_bits(remote).into());
+                FlowKey::tcp_udp(PodSlot(0), local, remote, 6, 80, 1000)
+            })
+            .filter(|key| guessed.hash(key) >> 56 == 0)
+            .take(ENTRIES)
+            .collect();
+        assert_eq!(crafted.len(), ENTRIES);
+        assert!(overflow(&guessed, &crafted) > 100_000, "they do collide under the seed they were made for");
+        let expected_at_random = ENTRIES as u64 / 100;
+        assert!(overflow(&real, &crafted) < 2 * expected_at_random, "{}", overflow(&real, &crafted));
+    }
+
+    /// Keys as a port scan or an address scan makes them.
+    #[test]
+    fn keys_in_sequence_spread_like_random_ones() {
+        use crate::flow::key::{FlowKey, PodSlot, Seed};
+        use std::net::{Ipv4Addr, Ipv6Addr};
+        const ENTRIES: u32 = 16_384;
+        let seed = Seed::new([5, 6]);
+        let scans: [fn(u32) -> FlowKey; 3] = [
+            |n| {
+                let (local, remote) = (Ipv4Addr::from_bits(n).into(), Ipv4Addr::LOCALHOST.into());
+                FlowKey::tcp_udp(PodSlot(0), local, remote, 6, 80, 1000)
+            },
+            |n| {
+                let (local, remote) = (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into());
+                FlowKey::tcp_udp(PodSlot(0), local, remote, 6, n as u16, 1000)
+            },
+            |n| {
+                let (local, remote) = (Ipv6Addr::from_bits(n.into()).into(), Ipv6Addr::LOCALHOST.into());
+                FlowKey::addresses_only(PodSlot(0), local, remote, 47)
+            },
+        ];
+        for key in scans {
+            let mut index = Index::new(ENTRIES as usize).unwrap();
+            for entry in 0..ENTRIES {
+                index.insert(seed.hash(&key(entry)), entry);
+            }
+            let overflow = index.overflow();
+            assert!(overflow < u64::from(ENTRIES) / 50, "{overflow}");
+        }
+    }
 }

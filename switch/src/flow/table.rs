@@ -180,7 +180,7 @@ impl FlowTable {
             return Err(Refused::PodUnknown);
         }
         if let Found::Hit(old) = self.find(key) {
-            self.release(old.0);
+            self.remove(old);
         }
         let class = track.state.unwrap_or(FlowState::Other).class();
         self.admit(slot, key.family(), class, tick)?;
@@ -304,6 +304,8 @@ impl FlowTable {
 
     /// Whether the flow must be judged again, in its initiator's direction, before its packet passes: it is untracked
     /// or marked `revoke`, and the rules have changed since it was judged. Then call [`Self::renew`] or [`Self::remove`].
+    ///
+    /// Ask after [`Self::on_packet`] said `Pass`: a flow that is over is no flow to judge again.
     #[inline]
     pub fn needs_judgement(&self, handle: FlowHandle, generation: u32) -> bool {
         let track = self.entries.track(handle.0);

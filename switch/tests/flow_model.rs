@@ -1,0 +1,444 @@
+//! The flow table against a reference model: a plain map and a clock, with TCP told by facts instead of transitions.
+//!
+//! Random packets, time, rule changes, sweeps and removals; after each the two must agree on outcome and on every flow.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use espalier_api::rule::Direction::{self, Egress, Ingress};
+use espalier_switch::flow::tcp_flag::{ACK, FIN, RST, SYN};
+use espalier_switch::flow::{
+    FlowConfig, FlowKey, FlowState, FlowTable, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot,
+    PoolConfig, Refused, Timeouts,
+};
+use proptest::prelude::*;
+
+const PODS: u16 = 3;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// What may happen to the table.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A packet of flow `flow` of pod `slot`, with these TCP flags if it is TCP.
+    Packet { slot: u16, flow: u8, direction: Direction, flags: u8 },
+    /// Time passes, in milliseconds.
+    Wait(u64),
+    /// The rules change.
+    Generation,
+    /// The worker sweeps, with this budget.
+    Sweep(usize),
+    /// The pod goes.
+    RemovePod(u16),
+    /// The pod gets other timeouts.
+    Timeouts(u16, bool),
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    prop_oneof![Just(Egress), Just(Ingress)]
+}
+
+fn flags() -> impl Strategy<Value = u8> {
+    prop_oneof![
+        3 => Just(SYN),
+        3 => Just(SYN | ACK),
+        6 => Just(ACK),
+        2 => Just(FIN | ACK),
+        1 => Just(RST),
+        1 => Just(RST | ACK),
+        1 => any::<u8>(),
+    ]
+}
+
+fn tcp_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        20 => (direction(), flags())
+            .prop_map(|(direction, flags)| Event::Packet { slot: 0, flow: 0, direction, flags }),
+        1 => (9_500_u64..11_000).prop_map(Event::Wait),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let seconds =
+        prop_oneof![0_u64..2, 9_u64..12, 29_u64..32, 59_u64..62, 179_u64..182, 349_u64..352, 599_u64..602];
+    prop_oneof![
+        24 => (0..PODS, 0_u8..6, direction(), flags())
+            .prop_map(|(slot, flow, direction, flags)| Event::Packet { slot, flow, direction, flags }),
+        6 => (seconds, 0_u64..1000).prop_map(|(seconds, rest)| Event::Wait(seconds * 1000 + rest)),
+        1 => Just(Event::Generation),
+        2 => (0_usize..40).prop_map(Event::Sweep),
+        1 => (0..PODS).prop_map(Event::RemovePod),
+        1 => (0..PODS, any::<bool>()).prop_map(|(slot, short)| Event::Timeouts(slot, short)),
+    ]
+}
+
+/// Six flows a pod: TCP, UDP, ICMP echo asked from either end, GRE; two of them IPv6.
+fn key(slot: u16, flow: u8) -> FlowKey {
+    let slot = PodSlot(slot);
+    let (local, remote): (IpAddr, IpAddr) = match flow % 3 {
+        2 => (Ipv6Addr::from_bits(1).into(), Ipv6Addr::from_bits(2).into()),
+        _ => (Ipv4Addr::from_bits(1).into(), Ipv4Addr::from_bits(2).into()),
+    };
+    match flow {
+        0 => FlowKey::tcp_udp(slot, local, remote, TCP, 1000, 80),
+        1 => FlowKey::tcp_udp(slot, local, remote, UDP, 1000, 53),
+        2 => FlowKey::tcp_udp(slot, local, remote, TCP, 80, 1000),
+        3 => FlowKey::echo(slot, local, remote, 1, 5, Egress),
+        4 => FlowKey::echo(slot, local, remote, 1, 5, Ingress),
+        _ => FlowKey::addresses_only(slot, local, remote, 47),
+    }
+}
+
+/// The rules of a generation: some function of generation and flow that allows, denies, tracks and revokes.
+fn rules(generation: u32, key: &FlowKey, direction: Direction) -> Option<Judgement> {
+    let dice =
+        (generation * 7 + u32::from(key.slot().0) * 3 + u32::from(key.protocol()) + direction as u32) % 8;
+    let stateless = matches!(key.protocol(), TCP | UDP) && dice < 3;
+    (dice != 7).then_some(Judgement {
+        rule: dice,
+        generation,
+        tracked: !stateless,
+        revoke_on_change: dice == 4,
+    })
+}
+
+/// One flow of the model.
+#[derive(Debug, Clone)]
+struct Flow {
+    initiator: Direction,
+    judgement: Judgement,
+    last: u64,
+    packets: [u64; 2],
+    bytes: [u64; 2],
+    by_syn: bool,
+    answered: bool,
+    connected: bool,
+    fin: [bool; 2],
+    reset: bool,
+    alive: [bool; 2],
+    stream: bool,
+}
+
+impl Flow {
+    fn new(key: &FlowKey, judgement: Judgement, direction: Direction, flags: u8, tick: u64) -> Self {
+        let mut flow = Self {
+            initiator: direction,
+            judgement,
+            last: tick,
+            packets: [0; 2],
+            bytes: [0; 2],
+            by_syn: flags & (SYN | ACK | FIN) == SYN,
+            answered: false,
+            connected: false,
+            fin: [false; 2],
+            reset: key.protocol() == TCP && flags & RST != 0,
+            alive: [false; 2],
+            stream: false,
+        };
+        flow.count(direction, tick);
+        flow
+    }
+
+    fn count(&mut self, direction: Direction, tick: u64) {
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += 100;
+        self.last = tick;
+    }
+
+    fn state(&self, key: &FlowKey) -> FlowState {
+        match key.protocol() {
+            _ if !self.judgement.tracked => FlowState::Untracked,
+            TCP if self.reset => FlowState::Reset,
+            TCP if self.connected => match self.fin {
+                [false, false] => FlowState::Established,
+                [true, true] => FlowState::Closing,
+                _ => FlowState::HalfClosed,
+            },
+            TCP if !self.by_syn => FlowState::PickedUp,
+            TCP if self.answered => FlowState::SynReceived,
+            TCP => FlowState::SynSent,
+            UDP if self.stream => FlowState::UdpStream,
+            UDP => FlowState::Udp,
+            1 => FlowState::Icmp,
+            _ => FlowState::Other,
+        }
+    }
+
+    fn over(&self, key: &FlowKey, timeouts: &Timeouts, tick: u64) -> bool {
+        let seconds = match self.state(key) {
+            FlowState::SynSent | FlowState::SynReceived | FlowState::PickedUp => timeouts.tcp_half_open(),
+            FlowState::Established | FlowState::HalfClosed => timeouts.tcp_established(),
+            FlowState::Closing => timeouts.tcp_closing(),
+            FlowState::Reset => timeouts.tcp_reset(),
+            FlowState::Udp => timeouts.udp(),
+            FlowState::UdpStream => timeouts.udp_stream(),
+            FlowState::Icmp => timeouts.icmp(),
+            FlowState::Other => timeouts.other(),
+            FlowState::Untracked => timeouts.untracked(),
+        };
+        tick - self.last > (u64::from(seconds) * 1000).div_ceil(64)
+    }
+
+    /// Whether the packet belongs to this connection, and not to a new one on its ports.
+    fn tcp(&mut self, direction: Direction, flags: u8) -> bool {
+        let (syn, ack, back) = (flags & SYN != 0, flags & ACK != 0, direction != self.initiator);
+        if flags & RST != 0 {
+            if !self.reset {
+                self.alive = [false; 2];
+            }
+            self.reset = true;
+            return true;
+        }
+        if syn && !ack && (self.reset || self.connected && self.fin == [true; 2]) {
+            return false;
+        }
+        let only_syn = self.by_syn && !self.answered && !self.connected && !self.reset;
+        self.fin[direction as usize] |= flags & FIN != 0 && !only_syn;
+        if self.reset {
+            self.alive[direction as usize] |= !syn;
+            if self.alive == [true; 2] {
+                (self.reset, self.connected) = (false, true);
+            }
+        } else if !self.by_syn {
+            self.connected |= back;
+        } else if self.answered {
+            self.connected |= ack && !back;
+        } else {
+            self.answered = syn && back;
+        }
+        true
+    }
+
+    /// Rules that changed want an untracked flow tracked.
+    fn adopt(&mut self, key: &FlowKey, judgement: Judgement) {
+        let was_tracked = self.judgement.tracked;
+        self.judgement = Judgement { tracked: judgement.tracked || was_tracked, ..judgement };
+        if !was_tracked && judgement.tracked {
+            let both = |least: u64| self.packets.iter().all(|count| *count >= least);
+            (self.by_syn, self.answered, self.reset) = (false, false, false);
+            (self.connected, self.stream) = (both(1), key.protocol() == UDP && both(2));
+            (self.fin, self.alive) = ([false; 2], [false; 2]);
+        }
+    }
+}
+
+/// What the step made of a packet.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Passed(FlowState),
+    New(FlowState),
+    Denied,
+}
+
+struct Model {
+    flows: HashMap<FlowKey, Flow>,
+    timeouts: Vec<Timeouts>,
+}
+
+impl Model {
+    fn packet(&mut self, key: &FlowKey, direction: Direction, flags: u8, generation: u32, tick: u64) -> Fate {
+        let timeouts = self.timeouts[key.slot().index()];
+        let live = |flow: &&mut Flow| !flow.over(key, &timeouts, tick);
+        if let Some(flow) = self.flows.get_mut(key).filter(live) {
+            let tcp = key.protocol() == TCP && flow.judgement.tracked;
+            if !tcp || flow.tcp(direction, flags) {
+                flow.count(direction, tick);
+                let tracked_udp = key.protocol() == UDP && flow.judgement.tracked;
+                flow.stream |= tracked_udp && flow.packets.iter().all(|count| *count > 1);
+                return self.judge_again(key, generation);
+            }
+        }
+        self.flows.remove(key);
+        let Some(judgement) = rules(generation, key, direction) else { return Fate::Denied };
+        let flow = Flow::new(key, judgement, direction, flags, tick);
+        let state = flow.state(key);
+        self.flows.insert(*key, flow);
+        Fate::New(state)
+    }
+
+    fn judge_again(&mut self, key: &FlowKey, generation: u32) -> Fate {
+        let Some(flow) = self.flows.get_mut(key) else { return Fate::Denied };
+        let stale = flow.judgement.generation != generation;
+        if stale && (!flow.judgement.tracked || flow.judgement.revoke_on_change) {
+            match rules(generation, key, flow.initiator) {
+                Some(judgement) => flow.adopt(key, judgement),
+                None => {
+                    self.flows.remove(key);
+                    return Fate::Denied;
+                }
+            }
+        }
+        Fate::Passed(flow.state(key))
+    }
+}
+
+/// The same by the table, as the step drives it.
+fn step(
+    table: &mut FlowTable,
+    key: &FlowKey,
+    direction: Direction,
+    flags: u8,
+    generation: u32,
+    now: Now,
+) -> Result<Fate, Refused> {
+    let first = PacketFacts { direction, tcp_flags: flags, bytes: 100 };
+    if let Found::Hit(handle) = table.find(key)
+        && let Outcome::Pass(_) = table.on_packet(handle, &first, now)
+    {
+        if table.needs_judgement(handle, generation) {
+            match rules(generation, key, table.initiator(handle)) {
+                Some(judgement) => table.renew(handle, &judgement, now),
+                None => {
+                    table.remove(handle);
+                    return Ok(Fate::Denied);
+                }
+            }
+        }
+        return Ok(Fate::Passed(table.state(handle).expect("it is live")));
+    }
+    let Some(judgement) = rules(generation, key, direction) else { return Ok(Fate::Denied) };
+    let Judgement { rule, generation, tracked, revoke_on_change } = judgement;
+    let new = NewFlow { initiator: direction, rule, generation, tracked, revoke_on_change, first };
+    let handle = table.insert(key, &new, now)?;
+    Ok(Fate::New(table.state(handle).expect("it was just entered")))
+}
+
+fn table(pool: PoolConfig, half_open_per_pod: u32) -> FlowTable {
+    let config = FlowConfig {
+        pods: PODS,
+        ipv4: pool,
+        ipv6: pool,
+        half_open_per_pod,
+        seed: [1, 2],
+        timeouts: Timeouts::NITRO_V6,
+    };
+    FlowTable::new(&config).expect("the configuration is sound")
+}
+
+/// Compares every flow.
+fn agree(table: &FlowTable, model: &Model, tick: u64, now: Now) -> Result<(), TestCaseError> {
+    let mut listed = HashMap::new();
+    let mut cursor = Some(0);
+    while let Some(from) = cursor {
+        cursor = table.page(from, 11, now, |_, record| {
+            assert!(listed.insert(record.key, record).is_none(), "listed twice");
+        });
+    }
+    let live = |(key, flow): &(&FlowKey, &Flow)| !flow.over(key, &model.timeouts[key.slot().index()], tick);
+    let live: Vec<_> = model.flows.iter().filter(live).collect();
+    prop_assert_eq!(listed.len(), live.len());
+    for (key, flow) in live {
+        let record = listed.get(key);
+        prop_assert!(record.is_some(), "{:?} is missing", key);
+        let Some(record) = record else { continue };
+        prop_assert_eq!(record.state, flow.state(key));
+        prop_assert_eq!((record.packets, record.bytes), (flow.packets, flow.bytes));
+        prop_assert_eq!((record.rule, record.generation), (flow.judgement.rule, flow.judgement.generation));
+        prop_assert_eq!(record.initiator(), flow.initiator);
+        prop_assert_eq!(record.revoke_on_change(), flow.judgement.revoke_on_change);
+        prop_assert_eq!(record.last_seen.0, flow.last * 64);
+    }
+    Ok(())
+}
+
+/// Lets both live through `events`, with room for every flow.
+fn compare(events: Vec<Event>) -> Result<(), TestCaseError> {
+    let mut table = table(PoolConfig { flows: 32, pod_quota: 32, pod_reserve: 0 }, 32);
+    let mut model = Model { flows: HashMap::new(), timeouts: vec![Timeouts::NITRO_V6; PODS.into()] };
+    let (mut clock, mut generation) = (1_000_000_u64, 1);
+    for event in events {
+        let (now, tick) = (Now(clock), clock / 64);
+        match event {
+            Event::Packet { slot, flow, direction, flags } => {
+                let key = key(slot, flow);
+                let flags = if key.protocol() == TCP { flags } else { 0 };
+                let expected = model.packet(&key, direction, flags, generation, tick);
+                let got = step(&mut table, &key, direction, flags, generation, now);
+                prop_assert_eq!(got, Ok(expected));
+            }
+            Event::Wait(ms) => clock += ms,
+            Event::Generation => generation += 1,
+            Event::Sweep(budget) => prop_assert!(table.sweep(now, budget) <= budget),
+            Event::RemovePod(slot) => {
+                while !table.remove_pod(PodSlot(slot), 1) {}
+                model.flows.retain(|key, _| key.slot() != PodSlot(slot));
+            }
+            Event::Timeouts(slot, short) => {
+                let timeouts = if short {
+                    Timeouts::NITRO_V6.with_tcp_established(60).expect("60 s is allowed")
+                } else {
+                    Timeouts::NITRO_V6
+                };
+                table.set_timeouts(PodSlot(slot), timeouts);
+                model.timeouts[usize::from(slot)] = timeouts;
+            }
+        }
+        agree(&table, &model, clock / 64, Now(clock))?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// With room for every flow, the table does exactly what the model does.
+    #[test]
+    fn the_table_does_what_the_model_does(events in prop::collection::vec(event(), 1..120)) {
+        compare(events)?;
+    }
+
+    /// The same for one TCP connection, so that long conversations come about.
+    #[test]
+    fn one_connection_does_what_the_model_does(events in prop::collection::vec(tcp_event(), 1..40)) {
+        compare(events)?;
+    }
+
+    /// Too little room: shares hold, and no pod costs another a flow.
+    #[test]
+    fn a_small_table_is_shared_as_configured(
+        events in prop::collection::vec((0..PODS, 0_u16..12, prop_oneof![Just(SYN), Just(ACK), Just(RST)], any::<bool>(),
+            prop_oneof![6 => 0_u64..50, 1 => 0_u64..70_000]), 1..200)
+    ) {
+        let pool = PoolConfig { flows: 10, pod_quota: 5, pod_reserve: 2 };
+        let mut table = table(pool, 3);
+        let mut clock = 1_000_000;
+        for (slot, port, flags, tracked, wait) in events {
+            clock += wait;
+            let now = Now(clock);
+            let (local, remote) = (Ipv4Addr::from_bits(1).into(), Ipv4Addr::from_bits(2).into());
+            let key = FlowKey::tcp_udp(PodSlot(slot), local, remote, TCP, 1, port);
+            let others = |table: &FlowTable| {
+                let mut keys = Vec::new();
+                table.page(0, u32::MAX, now, |_, record| keys.push(record.key));
+                keys.retain(|held| held.slot() != PodSlot(slot));
+                keys
+            };
+            let (before, mine) = (others(&table), table.len_of(PodSlot(slot)));
+            let first = PacketFacts { direction: Ingress, tcp_flags: flags, bytes: 100 };
+            let known = match table.find(&key) {
+                Found::Hit(handle) => matches!(table.on_packet(handle, &first, now), Outcome::Pass(_)),
+                Found::Miss => false,
+            };
+            if !known {
+                let (len, mine) = (table.len() as u32, mine.min(table.len_of(PodSlot(slot))));
+                let new =
+                    NewFlow { initiator: Ingress, rule: 0, generation: 0, tracked, revoke_on_change: false, first };
+                match table.insert(&key, &new, now) {
+                    Ok(_) => prop_assert!(table.len_of(PodSlot(slot)) <= pool.pod_quota),
+                    Err(Refused::PodQuota) => prop_assert_eq!(mine, pool.pod_quota),
+                    Err(refused) => {
+                        prop_assert_eq!(refused, Refused::Full);
+                        prop_assert!(mine >= pool.pod_reserve, "the reserve was refused");
+                        prop_assert!(len + u32::from(PODS - 1) * pool.pod_reserve >= pool.flows);
+                    }
+                }
+            }
+            prop_assert_eq!(others(&table), before);
+            prop_assert!(table.half_open_of(PodSlot(slot)) <= 3);
+            let stats = table.stats();
+            let gone = stats.expired + stats.reopened + stats.removed + stats.evicted_half_open
+                + stats.evicted_finished + stats.evicted_untracked;
+            prop_assert_eq!(stats.inserted - gone, table.len() as u64);
+        }
+    }
+}
