@@ -39,7 +39,7 @@ const SWEEP_BUDGET: usize = 64;
 /// Flows of a pod that is gone, forgotten between two batches.
 const REMOVAL_BUDGET: usize = 1024;
 const LONGEST_SLEEP: Duration = Duration::from_millis(250);
-/// Sleep while the kernel still owes the sending of packets.
+/// Sleep while the kernel has packets that it has not sent, or has not given back.
 const UNSENT_SLEEP: Duration = Duration::from_micros(500);
 
 /// What a worker is made of.
@@ -66,6 +66,8 @@ pub struct Worker {
     ports: Vec<Option<WorkerPort>>,
     /// Places of the ports that are polled.
     hot: Vec<Place>,
+    /// Places of the ports that have packets to send or to reclaim.
+    sending: Vec<Place>,
     commands: Receiver<Command>,
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
@@ -111,6 +113,7 @@ impl Worker {
             tables: None,
             ports: (0..=slots).map(|_| None).collect(),
             hot: Vec::with_capacity(slots + 1),
+            sending: Vec::with_capacity(slots + 1),
             commands,
             wake: handle.wake_owned(),
             epoll,
@@ -225,7 +228,11 @@ impl Worker {
 
     fn enqueue(&mut self, place: Place, packet: Packet, cargo: Cargo) {
         match self.ports[place.index()].as_mut() {
-            Some(port) => port.enqueue(packet, cargo),
+            Some(port) => {
+                if port.enqueue(packet, cargo) {
+                    self.sending.push(place);
+                }
+            }
             None => {
                 self.pool.free_packet(packet);
                 cargo.lost(&mut self.shard.counters, crate::reason::DropReason::PortDown);
@@ -246,17 +253,20 @@ impl Worker {
     }
 
     fn transmit(&mut self) {
-        for (index, port) in self.ports.iter_mut().enumerate() {
-            if let Some(port) = port {
-                port.transmit(&mut self.pool, &mut self.shard.counters, Place(index));
+        let mut index = 0;
+        while let Some(place) = self.sending.get(index).copied() {
+            let port = self.ports[place.index()].as_mut();
+            if port.is_some_and(|port| port.transmit(&mut self.pool, &mut self.shard.counters, place)) {
+                index += 1;
+            } else {
+                self.sending.swap_remove(index);
             }
         }
     }
 
     /// Waits for packets, commands or time.
     fn sleep(&mut self, now: Now) {
-        let unsent = self.ports.iter().flatten().any(WorkerPort::has_unsent);
-        let mut pause = if unsent { UNSENT_SLEEP } else { LONGEST_SLEEP };
+        let mut pause = if self.sending.is_empty() { LONGEST_SLEEP } else { UNSENT_SLEEP };
         if let Some(next) = self.shard.links.next() {
             pause = pause.min(clock::until(now, next));
         }
@@ -289,6 +299,7 @@ impl Worker {
     fn take_port(&mut self, place: Place) -> Option<espalier_xsk::Port> {
         let port = self.ports[place.index()].take()?;
         self.hot.retain(|hot| *hot != place);
+        self.sending.retain(|sending| *sending != place);
         // The socket may already be unusable; then epoll has dropped it by itself.
         let _removed = epoll::delete(&self.epoll, port.fd());
         Some(port.dismantle(&mut self.pool, &mut self.shard.counters))

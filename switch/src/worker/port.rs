@@ -84,12 +84,14 @@ pub(super) struct WorkerPort {
     cargo: Vec<Cargo>,
     /// Whether the kernel has been told of everything that was queued.
     flushed: bool,
+    /// Whether the worker has this port on its list of those that send.
+    sending: bool,
     empty_rounds: u32,
 }
 
 impl WorkerPort {
     pub(super) fn new(port: Port) -> Self {
-        Self { port, packets: Vec::new(), cargo: Vec::new(), flushed: true, empty_rounds: 0 }
+        Self { port, packets: Vec::new(), cargo: Vec::new(), flushed: true, sending: false, empty_rounds: 0 }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -115,29 +117,28 @@ impl WorkerPort {
         self.port.refill(pool);
     }
 
-    pub(super) fn enqueue(&mut self, packet: Packet, cargo: Cargo) {
+    /// Queues a packet. Says whether the port had nothing to send until now.
+    pub(super) fn enqueue(&mut self, packet: Packet, cargo: Cargo) -> bool {
         self.packets.push(packet);
         self.cargo.push(cargo);
+        !std::mem::replace(&mut self.sending, true)
     }
 
-    /// Whether the kernel has packets of this port that it has not sent.
-    pub(super) fn has_unsent(&self) -> bool {
-        !self.flushed
-    }
-
-    /// Hands the queue to the kernel. What does not fit even after reclaiming is dropped, counted.
-    pub(super) fn transmit(&mut self, pool: &mut FramePool, counters: &mut ShardCounters, place: Place) {
-        if self.packets.is_empty() && self.flushed {
-            if self.port.in_tx() > 0 {
-                self.port.complete(pool);
-            }
-            return;
-        }
+    /// Hands the queue to the kernel. What does not fit even after reclaiming is dropped, counted. Says whether the
+    /// kernel still has packets of this port.
+    pub(super) fn transmit(
+        &mut self,
+        pool: &mut FramePool,
+        counters: &mut ShardCounters,
+        place: Place,
+    ) -> bool {
         self.port.complete(pool);
-        self.send(counters, place);
-        self.flush(place);
-        if !self.packets.is_empty() {
+        if !self.packets.is_empty() || !self.flushed {
+            self.send(counters, place);
+            self.flush(place);
             self.port.complete(pool);
+        }
+        if !self.packets.is_empty() {
             self.send(counters, place);
             self.flush(place);
         }
@@ -145,7 +146,8 @@ impl WorkerPort {
             pool.free_packet(packet);
             cargo.lost(counters, DropReason::TransmitRingFull);
         }
-        self.port.complete(pool);
+        self.sending = !self.flushed || self.port.in_tx() > 0;
+        self.sending
     }
 
     fn send(&mut self, counters: &mut ShardCounters, place: Place) {
