@@ -2,11 +2,15 @@
 //!
 //! Parsed once by `main`; ids, addresses and protocols are checked here, so commands see valid values only.
 
+mod lab;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use espalier_api::{Direction, GroupId, PodName, QueryProtocol};
+
+pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 
 /// Operate the Espalier switch: pods on branch ENIs, filtered by security groups.
 #[derive(Debug, Parser)]
@@ -75,6 +79,9 @@ pub(crate) enum Command {
     /// Tell whether a packet would pass, and which rule decides
     #[command(after_help = EXPLAIN)]
     Explain(ExplainArgs),
+    /// Make a VPC on this machine and watch the switch filter real traffic in it (needs root)
+    #[command(after_help = lab::HELP)]
+    Lab(LabArgs),
 }
 
 const EXPLAIN: &str = "Without --snapshot the running switch is asked. Of one question the exit code is the answer: \

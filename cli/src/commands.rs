@@ -5,6 +5,7 @@
 mod apply;
 mod explain;
 mod groups;
+mod lab;
 mod pods;
 mod rules;
 mod status;
@@ -28,6 +29,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Groups(args) => groups::run(global, args, out),
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
+        Command::Lab(args) => lab::run(&args.command, out),
     }
 }
 

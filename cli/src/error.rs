@@ -5,9 +5,13 @@
 use std::io;
 
 use espalier_api::InputError;
+use espalier_lab::LabError;
 use thiserror::Error;
 
 use crate::client::ClientError;
+
+/// What a shell reports of a program ended by Ctrl-C: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -18,6 +22,9 @@ pub(crate) enum CliError {
     /// The switch cannot be reached, refused, or is not understood.
     #[error(transparent)]
     Switch(#[from] ClientError),
+    /// The lab could not be made, used or removed.
+    #[error(transparent)]
+    Lab(#[from] LabError),
     /// Standard output is gone.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
@@ -32,7 +39,9 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) | Self::Switch(ClientError::Refused(_)) => 2,
-            Self::Switch(_) => 3,
+            Self::Switch(_) | Self::Lab(LabError::Control { .. } | LabError::Program { .. }) => 3,
+            Self::Lab(LabError::Interrupted) => INTERRUPTED,
+            Self::Lab(_) => 2,
             Self::Output(_) if self.is_closed_pipe() => 0,
             Self::Output(_) | Self::Json(_) => 2,
         }

@@ -48,6 +48,16 @@ impl Output {
         Ok(writeln!(self.out, "{text}")?)
     }
 
+    /// Text that has its line ends.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
+        Ok(self.out.write_all(text.as_bytes())?)
+    }
+
+    /// Whether colour is seen.
+    pub(crate) fn colour(&self) -> bool {
+        self.colour
+    }
+
     /// `value` as indented JSON.
     pub(crate) fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CliError> {
         serde_json::to_writer_pretty(&mut self.out, value)?;

@@ -122,12 +122,14 @@ fn balance(expected: u64, sum: u64, text: String, out: &Output) -> Cell {
     out.cell(format!("{}: OFF BY {}", text.replace("==", "!="), grouped(off)), Tone::Bad)
 }
 
+/// The exits that were taken; `--json` has them all.
 fn steering(exits: &BTreeMap<String, u64>, out: &mut Output) -> Result<(), CliError> {
-    if exits.is_empty() {
+    let taken: Vec<_> = exits.iter().filter(|(_, count)| **count > 0).collect();
+    if taken.is_empty() {
         return Ok(());
     }
     heading("steering", out)?;
-    out.fields(exits.iter().map(|(label, count)| (label.clone(), number(*count))))
+    out.fields(taken.into_iter().map(|(label, count)| (label.clone(), number(*count))))
 }
 
 fn workers(status: &Status, out: &mut Output) -> Result<(), CliError> {

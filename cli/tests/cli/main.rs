@@ -8,5 +8,6 @@ mod help;
 mod offline;
 mod refusals;
 mod support;
+mod switch;
 mod terminal;
 mod transport;
