@@ -5,6 +5,7 @@
 //! Semantics are EC2's (user guide, "security group connection tracking"); what EC2 leaves open is said where it is decided.
 
 mod aging;
+mod changes;
 mod config;
 mod entry;
 pub mod fragment;
@@ -15,12 +16,14 @@ mod pod;
 mod queue;
 pub mod related;
 mod state;
+pub mod state_file;
 mod table;
 mod time;
 mod timeouts;
 
 use espalier_api::rule::Direction;
 
+pub use changes::{Change, ChangePage};
 pub use config::{FlowConfig, FlowConfigError, PoolConfig};
 pub use key::{FlowKey, PodSlot, Selector};
 pub use listing::FlowRecord;
@@ -133,6 +136,15 @@ impl Refused {
             Self::PodUnknown => "port-unknown",
         }
     }
+}
+
+/// Why a flow of an earlier life was not entered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NotRestored {
+    /// It has been idle for longer than its timeout.
+    Over,
+    /// There was no room for it.
+    Refused(Refused),
 }
 
 /// What happened to the table since it was made.

@@ -336,7 +336,7 @@ fn agree(table: &FlowTable, model: &Model, tick: u64, now: Now) -> Result<(), Te
         prop_assert_eq!((record.rule, record.generation), (flow.judgement.rule, flow.judgement.generation));
         prop_assert_eq!(record.initiator(), flow.initiator);
         prop_assert_eq!(record.revoke_on_change(), flow.judgement.revoke_on_change);
-        prop_assert_eq!(record.last_seen.0, flow.last * 64);
+        prop_assert_eq!(record.idle_ms, (tick - flow.last) * 64);
     }
     Ok(())
 }

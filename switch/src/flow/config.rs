@@ -5,6 +5,7 @@
 use espalier_api::rule::Family;
 use thiserror::Error;
 
+use super::changes::Changes;
 use super::entry::Entries;
 use super::index::Index;
 use super::pod::Pod;
@@ -125,6 +126,7 @@ impl FlowConfig {
         let bytes = Entries::bytes(v4, v6)
             + Index::bytes(entries)
             + entries * Links::BYTES_EACH
+            + Changes::bytes(entries)
             + usize::from(self.pods) * size_of::<Pod>();
         bytes as u64
     }

@@ -87,6 +87,7 @@ fn meta(slot: PodSlot, protocol: u8, selector: Selector) -> u64 {
         | u64::from(kind)
 }
 
+/// The slot in a packed `meta`.
 pub(super) fn slot_of(meta: u64) -> PodSlot {
     PodSlot((meta >> 48) as u16)
 }
@@ -249,7 +250,7 @@ impl Seed {
 }
 
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(super) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
 }

@@ -8,8 +8,8 @@ use super::entry::Track;
 use super::key::FlowKey;
 use super::state::{FlowState, Marks};
 use super::table::FlowTable;
-use super::time::{Now, elapsed};
-use super::{FlowHandle, Refused};
+use super::time::{self, Now, elapsed};
+use super::{FlowHandle, NotRestored};
 
 /// A flow, copied out of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +28,10 @@ pub struct FlowRecord {
     pub packets: [u64; 2],
     /// Bytes, by `Direction as usize`.
     pub bytes: [u64; 2],
-    /// When it was entered, to 64 ms.
-    pub created: Now,
-    /// When its last packet came, to 64 ms.
-    pub last_seen: Now,
+    /// Milliseconds since it was entered, to 64.
+    pub age_ms: u64,
+    /// Milliseconds since its last packet, to 64.
+    pub idle_ms: u64,
 }
 
 impl FlowRecord {
@@ -86,17 +86,23 @@ impl FlowTable {
             generation: track.generation,
             packets: track.packets(),
             bytes: track.bytes(),
-            created: now.ticks_ago(elapsed(now.tick(), track.created)),
-            last_seen: now.ticks_ago(elapsed(now.tick(), track.last_seen)),
+            age_ms: time::to_ms(elapsed(now.tick(), track.created)),
+            idle_ms: time::to_ms(elapsed(now.tick(), track.last_seen)),
         })
     }
 
-    /// Enters a flow from an earlier life of the switch, under the quotas of this one.
-    pub fn restore(&mut self, record: &FlowRecord, now: Now) -> Result<FlowHandle, Refused> {
-        let mut track =
-            Track::new(record.state, record.marks, record.rule, record.generation, record.created.tick());
-        track.last_seen = record.last_seen.tick();
+    /// Enters a flow from an earlier life of the switch, under the timeouts and quotas of this one.
+    pub fn restore(&mut self, record: &FlowRecord, now: Now) -> Result<FlowHandle, NotRestored> {
+        let tick = now.tick();
+        let idle = time::from_ms(record.idle_ms);
+        let class = record.state.class();
+        if self.pods.get(record.key.slot().index()).is_some_and(|pod| idle > pod.ticks[class as usize]) {
+            return Err(NotRestored::Over);
+        }
+        let created = tick.wrapping_sub(time::from_ms(record.age_ms));
+        let mut track = Track::new(record.state, record.marks, record.rule, record.generation, created);
+        track.last_seen = tick.wrapping_sub(idle);
         track.set_counts(record.packets, record.bytes);
-        self.enter(&record.key, track, now.tick()).map(FlowHandle)
+        self.enter(&record.key, track, tick).map(FlowHandle).map_err(NotRestored::Refused)
     }
 }

@@ -202,6 +202,14 @@ impl Marks {
         self.0 & Self::PICKED_UP != 0
     }
 
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    pub(super) fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
     fn set_fin(&mut self, direction: Direction) {
         self.0 |= Self::FIN << direction as u8;
     }

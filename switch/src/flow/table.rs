@@ -5,6 +5,7 @@
 
 use espalier_api::rule::{Direction, Family};
 
+use super::changes::Changes;
 use super::config::{FlowConfig, FlowConfigError};
 use super::entry::{Entries, Track};
 use super::index::{Index, NONE};
@@ -31,6 +32,7 @@ pub struct FlowTable {
     half_open_per_pod: u32,
     memory_bytes: u64,
     pub(super) sweep_at: usize,
+    pub(super) changes: Changes,
     pub(super) stats: FlowStats,
 }
 
@@ -50,6 +52,7 @@ impl FlowTable {
             half_open_per_pod: config.half_open_per_pod,
             memory_bytes: config.memory_bytes(),
             sweep_at: 0,
+            changes: Changes::new(v4 + v6).ok_or_else(refused)?,
             stats: FlowStats::default(),
         };
         for family in [Family::V4, Family::V6] {
@@ -115,7 +118,11 @@ impl FlowTable {
             return Outcome::Over(Over::Gone);
         };
         let class = before.class();
-        if elapsed(tick, track.last_seen) > self.pods[slot.index()].ticks[class as usize] {
+        let idle = elapsed(tick, track.last_seen);
+        if idle > Changes::RESTING {
+            self.changes.mark(handle.0);
+        }
+        if idle > self.pods[slot.index()].ticks[class as usize] {
             self.stats.expired += 1;
             self.release(handle.0);
             return Outcome::Over(Over::Expired);
@@ -191,6 +198,7 @@ impl FlowTable {
         pool.take(&mut pod.used[key.family() as usize]);
         self.links.push(&mut pod.queues[class as usize], entry, tick);
         self.entries.put(entry, key, track);
+        self.changes.mark(entry);
         self.index.insert(self.seed.hash(key), entry);
         Ok(entry)
     }
@@ -268,6 +276,7 @@ impl FlowTable {
 
     /// Changes the state, and with it the queue.
     fn set_state(&mut self, entry: u32, state: FlowState, tick: u32) {
+        self.changes.mark(entry);
         let (slot, _, track) = self.entries.track_mut(entry);
         let Some(before) = track.state.replace(state) else { return };
         if before.class() != state.class() {
@@ -283,6 +292,7 @@ impl FlowTable {
         let Some(state) = self.entries.track(entry).state else { return };
         self.index.remove(self.seed.hash(&key), entry);
         self.entries.clear(entry);
+        self.changes.mark(entry);
         let pod = &mut self.pods[key.slot().index()];
         self.links.unlink(&mut pod.queues[state.class() as usize], entry);
         let pool = &mut self.pools[key.family() as usize];
@@ -315,6 +325,7 @@ impl FlowTable {
     /// Stamps a flow that was judged again and is still allowed. An untracked flow that must be tracked now is tracked
     /// from here on, in the state its traffic so far shows; a tracked one stays tracked.
     pub fn renew(&mut self, handle: FlowHandle, judgement: &Judgement, now: Now) {
+        self.changes.mark(handle.0);
         let (slot, protocol, track) = self.entries.track_mut(handle.0);
         track.rule = judgement.rule;
         track.generation = judgement.generation;

@@ -14,11 +14,16 @@ impl Now {
     pub(super) fn tick(self) -> u32 {
         (self.0 >> SHIFT) as u32
     }
+}
 
-    /// The first moment of the tick that was `age` ticks ago.
-    pub(super) fn ticks_ago(self, age: u32) -> Self {
-        Self(((self.0 >> SHIFT) << SHIFT).saturating_sub(u64::from(age) << SHIFT))
-    }
+/// `ticks` in milliseconds.
+pub(super) fn to_ms(ticks: u32) -> u64 {
+    u64::from(ticks) << SHIFT
+}
+
+/// `ms` in whole ticks; at most half the range, beyond which nothing is older.
+pub(super) fn from_ms(ms: u64) -> u32 {
+    (ms >> SHIFT).min(u64::from(u32::MAX / 2)) as u32
 }
 
 /// `seconds` in ticks, rounded up.
@@ -40,8 +45,8 @@ mod tests {
     #[test]
     fn a_moment_is_given_back_to_the_tick() {
         assert_eq!(Now(1000).tick(), 15);
-        assert_eq!(Now(1000).ticks_ago(0), Now(960));
-        assert_eq!(Now(1000).ticks_ago(15), Now(0));
+        assert_eq!((to_ms(15), from_ms(960), from_ms(1000)), (960, 15, 15));
+        assert_eq!(from_ms(u64::MAX), u32::MAX / 2);
         assert_eq!(ticks(30), 469);
         assert_eq!((elapsed(5, 3), elapsed(3, 5), elapsed(1, u32::MAX)), (2, 0, 2));
     }

@@ -1,0 +1,124 @@
+//! Which entries the state file does not have as they are, one bit each.
+//!
+//! The worker takes pages of them, a bounded number a time, and hands them to the thread that writes the file. A packet
+//! of a busy flow marks nothing: a flow is marked when it begins, ends, changes state or wakes after some rest, and busy
+//! ones come round in a slow refresh. So what the file says of a live flow's last packet is at most [`REFRESH_MS`] old.
+
+use super::FlowHandle;
+use super::listing::FlowRecord;
+use super::table::FlowTable;
+use super::time::{self, Now, elapsed};
+
+/// Time in which the refresh passes all entries once.
+pub(super) const REFRESH_MS: u64 = 16_000;
+const REFRESH: u64 = REFRESH_MS / 64;
+/// Entries the refresh passes in one call, at most.
+const REFRESH_STEP: u64 = 8192;
+/// Words of 64 entries looked at in one call, at most: all of a table of four million.
+const WORDS: usize = 1 << 16;
+
+/// The marks of one table.
+pub(super) struct Changes {
+    marks: Vec<u64>,
+    /// Word to look at next.
+    at: usize,
+    /// Entry the refresh comes to next, and the tick up to which it has done its part.
+    refresh_at: u32,
+    refreshed: u32,
+}
+
+/// The present state of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The entry's number.
+    pub entry: u32,
+    /// The flow in it, if any.
+    pub record: Option<FlowRecord>,
+}
+
+/// Changes taken at one moment; room for as many as it was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangePage {
+    /// When they were taken.
+    pub now: Now,
+    /// What was taken, by ascending entry but for one turn from the end of the table to its beginning.
+    pub changes: Vec<Change>,
+}
+
+impl ChangePage {
+    /// A page for `room` changes.
+    pub fn with_room(room: usize) -> Self {
+        Self { now: Now(0), changes: Vec::with_capacity(room) }
+    }
+}
+
+impl Changes {
+    /// Ticks after which a flow's next packet marks it: 4 s.
+    pub(super) const RESTING: u32 = 64;
+
+    pub(super) fn bytes(entries: usize) -> usize {
+        entries.div_ceil(64) * size_of::<u64>()
+    }
+
+    /// No marks, or nothing if the memory is refused.
+    pub(super) fn new(entries: usize) -> Option<Self> {
+        let words = entries.div_ceil(64);
+        let mut marks = Vec::new();
+        marks.try_reserve_exact(words).ok()?;
+        marks.resize(words, 0);
+        Some(Self { marks, at: 0, refresh_at: 0, refreshed: 0 })
+    }
+
+    #[inline]
+    pub(super) fn mark(&mut self, entry: u32) {
+        self.marks[entry as usize / 64] |= 1 << (entry % 64);
+    }
+}
+
+impl FlowTable {
+    /// Fills `page` anew with entries that changed since they were last taken. Returns whether more changes are known,
+    /// for which the page has no room. Call it several times a second; it allocates nothing.
+    pub fn take_changes(&mut self, now: Now, page: &mut ChangePage) -> bool {
+        self.refresh(now.tick());
+        page.now = now;
+        page.changes.clear();
+        let mut room = page.changes.capacity();
+        let words = self.changes.marks.len();
+        for _ in 0..WORDS.min(words) {
+            let word = self.changes.at;
+            while self.changes.marks[word] != 0 {
+                if room == 0 {
+                    return true;
+                }
+                let bit = self.changes.marks[word].trailing_zeros();
+                self.changes.marks[word] &= self.changes.marks[word] - 1;
+                let entry = word as u32 * 64 + bit;
+                page.changes.push(Change { entry, record: self.record(FlowHandle(entry), now) });
+                room -= 1;
+            }
+            self.changes.at = (word + 1) % words;
+        }
+        false
+    }
+
+    /// Marks the busy flows among the entries that are due.
+    fn refresh(&mut self, tick: u32) {
+        let entries = self.entries.len() as u64;
+        let late = u64::from(elapsed(tick, self.changes.refreshed));
+        let due = if late >= REFRESH { entries } else { entries * late / REFRESH };
+        let step = due.min(REFRESH_STEP);
+        if step == 0 {
+            return;
+        }
+        for _ in 0..step {
+            let entry = self.changes.refresh_at;
+            self.changes.refresh_at = (entry + 1) % self.entries.len() as u32;
+            let track = self.entries.track(entry);
+            if track.state.is_some() && elapsed(tick, track.last_seen) <= 2 * time::from_ms(REFRESH_MS) {
+                self.changes.mark(entry);
+            }
+        }
+        let done = if step == due { late } else { late * step / due };
+        self.changes.refreshed = self.changes.refreshed.wrapping_add(done as u32);
+    }
+}
