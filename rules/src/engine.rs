@@ -24,7 +24,7 @@ impl PolicyId {
 }
 
 impl RuleRef {
-    /// Position in the model's list of rules: below [`Model::rule_count`](crate::Model::rule_count).
+    /// Position in the model's list of rules: below [`Model::rule_bound`](crate::Model::rule_bound).
     pub fn index(self) -> usize {
         self.0 as usize
     }

@@ -43,7 +43,7 @@ impl Linear {
         let world_here = self.matching(policy, packet).any(|(_, rule)| rule.is_world(packet.remote));
         let world_back = in_direction(self.model.rules_of_policy(policy), opposite)
             .any(|(_, rule)| rule.is_world(packet.remote) && rule.predicate.covers_all_of(packet.protocol));
-        !(world_here && world_back)
+        !(world_here && world_back) || self.model.is_always_tracked(packet.remote)
     }
 }
 

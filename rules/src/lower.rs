@@ -112,16 +112,32 @@ impl LoweredRule {
         }
     }
 
-    /// Order of attribution among rules whose prefixes are equally specific: narrowest ports, then id; rules
-    /// without an id come last, by group and position.
+    /// Order of attribution among rules whose prefixes are equally specific.
     pub fn precedence(&self, other: &Self) -> Ordering {
-        let id = |rule: &Self| (rule.id().is_none(), rule.id().cloned());
-        self.predicate
-            .width()
-            .cmp(&other.predicate.width())
-            .then_with(|| id(self).cmp(&id(other)))
-            .then_with(|| self.group.cmp(&other.group))
-            .then_with(|| self.position.cmp(&other.position))
+        Precedence::of(&self.source, &self.group, self.position).cmp(&Precedence::of(
+            &other.source,
+            &other.group,
+            other.position,
+        ))
+    }
+}
+
+/// Sorts rules whose prefixes are equally specific by attribution: narrowest ports, then id; rules without an id come
+/// last, by group and position.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Precedence<'a> {
+    width: u32,
+    unnamed: bool,
+    id: Option<&'a RuleId>,
+    group: &'a GroupId,
+    position: usize,
+}
+
+impl<'a> Precedence<'a> {
+    pub(crate) fn of(rule: &'a SecurityGroupRule, group: &'a GroupId, position: usize) -> Self {
+        let id = rule.id.as_ref();
+        let width = Predicate::new(rule.protocol).width();
+        Self { width, unnamed: id.is_none(), id, group, position }
     }
 }
 

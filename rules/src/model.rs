@@ -3,16 +3,18 @@
 //! Built from a valid [`Snapshot`] and immutable. The engines evaluate it, `explain` and the listings read it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use espalier_api::{
-    Direction, GroupId, PodName, PrefixListId, RuleTarget, SecurityGroup, SecurityGroupRule, Snapshot,
+    Direction, GroupId, Pod, PodName, PrefixListId, RuleTarget, SecurityGroup, SecurityGroupRule, Snapshot,
 };
 use ipnet::IpNet;
 
 use crate::engine::{PolicyId, RuleRef};
 use crate::lower::{LoweredRule, Predicate};
 use crate::services::Services;
+use crate::settings::Settings;
 use crate::warning::Warning;
 
 mod quota;
@@ -20,13 +22,14 @@ mod quota;
 /// Policies, rules, members and services of one snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
-    rules: Vec<LoweredRule>,
+    rules: Vec<Option<LoweredRule>>,
     pub(crate) groups: Vec<Group>,
     policies: Vec<Policy>,
     pods: Vec<(PodName, PolicyId)>,
     by_name: HashMap<PodName, usize>,
     members: BTreeMap<GroupId, Arc<[IpNet]>>,
     services: Services,
+    always_tracked: Vec<IpNet>,
 }
 
 /// A group of the snapshot.
@@ -39,7 +42,7 @@ pub(crate) struct Group {
 }
 
 /// A set of groups.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Policy {
     groups: Vec<GroupId>,
     rules: Vec<RuleRef>,
@@ -48,11 +51,24 @@ struct Policy {
 impl Model {
     /// Resolves a valid snapshot. What matches nothing, or exceeds EC2's quotas, is reported.
     pub fn new(snapshot: &Snapshot) -> (Self, Vec<Warning>) {
+        Self::numbered(snapshot, &Numbering::fresh(snapshot), &Settings::default())
+    }
+
+    /// [`new`](Self::new) with the numbers that a compiler has given to the rules and policies of this snapshot.
+    pub(crate) fn numbered(
+        snapshot: &Snapshot,
+        numbering: &Numbering,
+        settings: &Settings,
+    ) -> (Self, Vec<Warning>) {
         let mut warnings = Vec::new();
-        let mut model =
-            Self { members: members(snapshot), services: Services::new(snapshot), ..Self::default() };
-        model.add_groups(snapshot, &mut warnings);
-        model.add_pods(snapshot);
+        let mut model = Self {
+            members: members(snapshot),
+            services: Services::new(snapshot),
+            always_tracked: settings.always_tracked.clone(),
+            ..Self::default()
+        };
+        model.add_groups(snapshot, numbering, &mut warnings);
+        model.add_pods(snapshot, numbering);
         quota::check(&model, &mut warnings);
         (model, warnings)
     }
@@ -69,16 +85,26 @@ impl Model {
 
     /// The rule a decision is attributed to.
     pub fn rule(&self, rule: RuleRef) -> Option<&LoweredRule> {
-        self.rules.get(rule.index())
+        self.rules.get(rule.index())?.as_ref()
     }
 
-    /// Number of rules; every [`RuleRef::index`] is below it.
+    /// All rules.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleRef, &LoweredRule)> {
+        (0u32..).zip(&self.rules).filter_map(|(number, rule)| Some((RuleRef(number), rule.as_ref()?)))
+    }
+
+    /// Number of rules.
     pub fn rule_count(&self) -> usize {
+        self.rules().count()
+    }
+
+    /// Every [`RuleRef::index`] is below it.
+    pub fn rule_bound(&self) -> usize {
         self.rules.len()
     }
 
-    /// Number of policies; every [`PolicyId::index`] is below it.
-    pub fn policy_count(&self) -> usize {
+    /// Every [`PolicyId::index`] is below it.
+    pub fn policy_bound(&self) -> usize {
         self.policies.len()
     }
 
@@ -103,27 +129,32 @@ impl Model {
         &self.services
     }
 
+    /// Whether flows with this address are tracked whatever the rules say.
+    pub(crate) fn is_always_tracked(&self, remote: IpAddr) -> bool {
+        self.always_tracked.iter().any(|net| net.contains(&remote))
+    }
+
     /// Name and policy of every pod, in the snapshot's order.
     pub(crate) fn pods(&self) -> &[(PodName, PolicyId)] {
         &self.pods
     }
 
-    fn add_groups(&mut self, snapshot: &Snapshot, warnings: &mut Vec<Warning>) {
+    fn add_groups(&mut self, snapshot: &Snapshot, numbering: &Numbering, warnings: &mut Vec<Warning>) {
         let lists: HashMap<&PrefixListId, Arc<[IpNet]>> = snapshot
             .prefix_lists
             .iter()
             .map(|list| (&list.prefix_list_id, sorted(list.entries.iter().map(|entry| entry.net()))))
             .collect();
         for group in &snapshot.security_groups {
-            let first = self.rules.len();
-            for (position, source) in group.rules.iter().enumerate() {
+            let numbers = numbering.of_group(&group.group_id);
+            for ((position, source), number) in group.rules.iter().enumerate().zip(numbers) {
                 let rule = self.lower(snapshot, group, position, source, &lists, warnings);
-                self.rules.push(rule);
+                put(&mut self.rules, number.index(), Some(rule));
             }
             self.groups.push(Group {
                 id: group.group_id.clone(),
                 name: group.group_name.clone(),
-                rules: (first..self.rules.len()).map(rule_ref).collect(),
+                rules: numbers.to_vec(),
                 pods: Vec::new(),
             });
         }
@@ -168,27 +199,69 @@ impl Model {
         rule
     }
 
-    fn add_pods(&mut self, snapshot: &Snapshot) {
+    fn add_pods(&mut self, snapshot: &Snapshot, numbering: &Numbering) {
         let group_index: HashMap<GroupId, usize> =
             self.groups.iter().enumerate().map(|(index, group)| (group.id.clone(), index)).collect();
-        let mut known: HashMap<Vec<GroupId>, PolicyId> = HashMap::new();
-        for (index, pod) in snapshot.pods.iter().enumerate() {
-            let mut ids = pod.security_groups.clone();
-            ids.sort_unstable();
-            ids.dedup();
-            let own: Vec<usize> = ids.iter().filter_map(|id| group_index.get(id).copied()).collect();
+        for (index, (pod, policy)) in snapshot.pods.iter().zip(&numbering.policies).enumerate() {
+            let groups = group_set(pod);
+            let own: Vec<usize> = groups.iter().filter_map(|id| group_index.get(id).copied()).collect();
             for group in &own {
                 self.groups[*group].pods.push(pod.name.clone());
             }
-            let policy = *known.entry(ids.clone()).or_insert_with(|| {
+            if self.groups_of_policy(*policy).is_empty() {
                 let rules = own.iter().flat_map(|group| self.groups[*group].rules.iter().copied()).collect();
-                self.policies.push(Policy { groups: ids, rules });
-                PolicyId(u32::try_from(self.policies.len() - 1).unwrap_or(u32::MAX))
-            });
-            self.pods.push((pod.name.clone(), policy));
+                put(&mut self.policies, policy.index(), Policy { groups, rules });
+            }
+            self.pods.push((pod.name.clone(), *policy));
             self.by_name.insert(pod.name.clone(), index);
         }
     }
+}
+
+/// Which rule and which policy has which number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Numbering {
+    /// The rules of each group, by position.
+    pub(crate) rules: BTreeMap<GroupId, Vec<RuleRef>>,
+    /// The policy of each pod, by position.
+    pub(crate) policies: Vec<PolicyId>,
+}
+
+impl Numbering {
+    /// Numbers in the order of the snapshot.
+    pub(crate) fn fresh(snapshot: &Snapshot) -> Self {
+        let mut next = 0..u32::MAX;
+        let mut numbers = |count: usize| next.by_ref().take(count).map(RuleRef).collect();
+        let groups = snapshot.security_groups.iter();
+        let rules = groups.map(|group| (group.group_id.clone(), numbers(group.rules.len()))).collect();
+        let mut known: HashMap<Vec<GroupId>, PolicyId> = HashMap::new();
+        let policies = snapshot.pods.iter().map(|pod| {
+            let new = PolicyId(known.len() as u32);
+            *known.entry(group_set(pod)).or_insert(new)
+        });
+        Self { rules, policies: policies.collect() }
+    }
+
+    /// The rules of a group, by position.
+    pub(crate) fn of_group(&self, group: &GroupId) -> &[RuleRef] {
+        self.rules.get(group).map_or(&[], |rules| rules)
+    }
+}
+
+/// The groups of a pod as a set: what pods with one policy share.
+pub(crate) fn group_set(pod: &Pod) -> Vec<GroupId> {
+    let mut groups = pod.security_groups.clone();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+/// Sets `list[index]`, which may lie behind the end.
+fn put<T: Default>(list: &mut Vec<T>, index: usize, value: T) {
+    if list.len() <= index {
+        list.resize_with(index + 1, T::default);
+    }
+    list[index] = value;
 }
 
 /// Private addresses of the interfaces that have each group: those listed, and this node's pods.
@@ -218,10 +291,6 @@ fn sorted(nets: impl IntoIterator<Item = IpNet>) -> Arc<[IpNet]> {
     nets.into()
 }
 
-fn rule_ref(index: usize) -> RuleRef {
-    RuleRef(u32::try_from(index).unwrap_or(u32::MAX))
-}
-
 /// Rules of one direction among `rules`.
 pub(crate) fn in_direction<'a>(
     rules: impl Iterator<Item = (RuleRef, &'a LoweredRule)>,
@@ -240,14 +309,14 @@ mod tests {
         let mut snapshot = snapshot("sg-1: []\nsg-2: []");
         let (model, warnings) = Model::new(&snapshot);
         assert_eq!(warnings, []);
-        assert_eq!(model.policy_count(), 2);
+        assert_eq!(model.policy_bound(), 2);
         let mut twin = snapshot.pods[0].clone();
         twin.name = "default/twin".parse().unwrap();
         twin.security_groups.reverse();
         snapshot.pods.push(twin);
         let (model, _) = Model::new(&snapshot);
         assert_eq!(model.policy_of(0), model.policy_of(2));
-        assert_eq!(model.policy_count(), 2);
+        assert_eq!(model.policy_bound(), 2);
         assert_eq!(model.policy_of(3), None);
     }
 
@@ -275,7 +344,7 @@ sg-2: []",
         assert_eq!(texts.len(), 2, "{texts:?}");
         assert!(texts[0].contains("sgr-1 of sg-1 refers to sg-9"), "{texts:?}");
         assert!(texts[1].contains("peering that is deleted"), "{texts:?}");
-        let sizes: Vec<usize> = model.rules.iter().map(|rule| rule.prefixes.len()).collect();
+        let sizes: Vec<usize> = model.rules().map(|(_, rule)| rule.prefixes.len()).collect();
         assert_eq!(sizes, [0, 0, 4]);
     }
 
@@ -287,7 +356,7 @@ sg-2: []",
             })
             .collect();
         let (model, warnings) = Model::new(&snapshot(&format!("sg-1:\n{rules}sg-2: []")));
-        assert_eq!(model.rule_count(), 1001);
+        assert_eq!(model.rules().count(), 1001);
         assert!(matches!(warnings[0], Warning::RuleQuota { rules: 1001, .. }), "{warnings:?}");
         assert!(matches!(warnings[1], Warning::InterfaceQuota { rules: 1001, .. }), "{warnings:?}");
         assert_eq!(warnings.len(), 2);

@@ -27,7 +27,7 @@ pub(super) fn check(model: &Model, warnings: &mut Vec<Warning>) {
         ));
     }
     // Pods of one policy exceed together: the first one speaks for them.
-    let mut seen = vec![false; model.policy_count()];
+    let mut seen = vec![false; model.policy_bound()];
     for (pod, policy) in model.pods() {
         if std::mem::replace(&mut seen[policy.index()], true) {
             continue;

@@ -1,0 +1,415 @@
+//! Builds and changes a [`Trie`] from a sorted list of prefixes with their values.
+//!
+//! Owned by the compiler. A change rebuilds the slots its prefix covers and the nodes on the way there, nothing else.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::{CHILD, ENTRIES_PER_PAGE, Node, ROOT_SLOTS, SKIP_MAX, Trie};
+use crate::compiled::address::Address;
+use crate::compiled::pages::FreeList;
+
+/// What a prefix list holds for each prefix: the value to find, in the order of (address, length), so that a prefix
+/// stands before the prefixes it holds.
+pub(crate) type Values<A, V> = BTreeMap<(A, u8), V>;
+
+/// A value that names what the trie is to return.
+pub(crate) trait Leaf {
+    /// The value: below 2³¹.
+    fn leaf(&self) -> u32;
+}
+
+/// A trie with the writer's notes on its free places.
+#[derive(Debug)]
+pub(crate) struct Builder<A> {
+    trie: Arc<Trie<A>>,
+    free_nodes: FreeList,
+    free_runs: FreeRuns,
+}
+
+/// One prefix of a sorted list.
+type Item<A> = (A, u8, u32);
+
+impl<A: Address> Builder<A> {
+    /// A trie of these prefixes; `fallback` is found where none of them is.
+    pub(crate) fn new<V: Leaf>(values: &Values<A, V>, fallback: u32) -> Self {
+        let mut builder = Self {
+            trie: Arc::new(Trie::new(fallback)),
+            free_nodes: FreeList::default(),
+            free_runs: FreeRuns::default(),
+        };
+        let items: Vec<Item<A>> = values.iter().map(|((a, len), value)| (*a, *len, value.leaf())).collect();
+        builder.build_root(&items, 0, ROOT_SLOTS - 1, fallback);
+        builder
+    }
+
+    /// The reader's half as it stands.
+    pub(crate) fn trie(&self) -> &Arc<Trie<A>> {
+        &self.trie
+    }
+
+    /// Brings everything under `prefix` in line with `values`, after values there have changed. `above` gives the
+    /// value of the longest prefix shorter than a length that holds `prefix`.
+    pub(crate) fn refresh<V: Leaf>(
+        &mut self,
+        values: &Values<A, V>,
+        (address, len): (A, u8),
+        above: impl Fn(u8) -> u32,
+    ) {
+        if len <= 16 {
+            let items = items_within(values, address, len);
+            let (first, last) = (address.top16() as usize, address.extended(len).top16() as usize);
+            for slot in first..=last {
+                self.release(*self.trie.root.at(slot as u32));
+            }
+            self.build_root(&items, first, last, above(len));
+            return;
+        }
+        let slot = address.top16();
+        let old = *self.trie.root.at(slot);
+        let change = Change { values, address, len, above: &above };
+        let new = self.refresh_entry(&change, old, 2, address.truncated(16));
+        if new != old {
+            Arc::make_mut(&mut self.trie).root.set(slot, new);
+        }
+    }
+
+    /// Fills the slots `first..=last` of the first table from `items`, which all lie there.
+    fn build_root(&mut self, items: &[Item<A>], first: usize, last: usize, fallback: u32) {
+        Arc::make_mut(&mut self.trie).root.fill(first, last, fallback);
+        let mut at = 0;
+        while let Some((address, len, value)) = items.get(at).copied() {
+            let slot = address.top16();
+            if len <= 16 {
+                let end = address.extended(len).top16();
+                Arc::make_mut(&mut self.trie).root.fill(slot as usize, end as usize, value);
+                at += 1;
+                continue;
+            }
+            let count = items[at..].partition_point(|(address, _, _)| address.top16() == slot);
+            let inherited = *self.trie.root.at(slot);
+            let entry = self.build(&items[at..at + count], 2, inherited);
+            Arc::make_mut(&mut self.trie).root.set(slot, entry);
+            at += count;
+        }
+    }
+
+    /// The entry for prefixes that share their first `depth` octets and are all longer.
+    fn build(&mut self, items: &[Item<A>], depth: u8, inherited: u32) -> u32 {
+        let (Some((first, _, _)), Some((last, _, _))) = (items.first(), items.last()) else {
+            return inherited;
+        };
+        let shortest = items.iter().map(|(_, len, _)| *len).min().unwrap_or(0);
+        let shared =
+            |skip: u8| shortest > (depth + skip) * 8 && first.octets(depth, skip) == last.octets(depth, skip);
+        let skip = (1..=SKIP_MAX).take_while(|skip| shared(*skip)).last().unwrap_or(0);
+        let mut slots = [inherited; 256];
+        self.paint(items, depth + skip, &mut slots);
+        let key = if skip == 0 { 0 } else { first.octets(depth, skip) };
+        self.encode(&slots, Skipped { octets: skip, key, otherwise: inherited })
+    }
+
+    /// Overlays `items` on the slots of a node at `depth`; what is longer than a slot becomes a child.
+    fn paint(&mut self, items: &[Item<A>], depth: u8, slots: &mut [u32; 256]) {
+        let slot_len = (depth + 1) * 8;
+        let mut at = 0;
+        while let Some((address, len, value)) = items.get(at).copied() {
+            let slot = address.octet(depth);
+            if len <= slot_len {
+                let end = address.extended(len).octet(depth);
+                slots[usize::from(slot)..=usize::from(end)].fill(value);
+                at += 1;
+                continue;
+            }
+            let count = items[at..].partition_point(|(address, _, _)| address.octet(depth) == slot);
+            let place = &mut slots[usize::from(slot)];
+            *place = self.build(&items[at..at + count], depth + 1, *place);
+            at += count;
+        }
+    }
+
+    fn refresh_entry<V: Leaf, F: Fn(u8) -> u32>(
+        &mut self,
+        change: &Change<'_, A, V, F>,
+        old: u32,
+        depth: u8,
+        base: A,
+    ) -> u32 {
+        let node = (old & CHILD != 0).then(|| *self.trie.nodes.at(old & !CHILD));
+        let on_path = |node: &Node| {
+            let end = depth + node.skip;
+            change.len > end * 8 && (node.skip == 0 || change.address.octets(depth, node.skip) == node.key)
+        };
+        let Some(node) = node.filter(on_path) else {
+            self.release(old);
+            let items = items_below(change.values, base, depth * 8);
+            return self.build(&items, depth, (change.above)(depth * 8 + 1));
+        };
+        let at = depth + node.skip;
+        let mut slots = self.decode(&node);
+        let slot = change.address.octet(at);
+        if change.len > (at + 1) * 8 {
+            let below = change.address.truncated((at + 1) * 8);
+            let place = usize::from(slot);
+            let child = self.refresh_entry(change, slots[place], at + 1, below);
+            if child == slots[place] {
+                return old;
+            }
+            slots[place] = child;
+        } else {
+            let range = usize::from(slot)..=usize::from(change.address.extended(change.len).octet(at));
+            self.release_slots(&slots, range.clone());
+            slots[range].fill((change.above)(change.len));
+            let items = items_within(change.values, change.address, change.len);
+            self.paint(&items, at, &mut slots);
+        }
+        self.release_node(old, &node);
+        self.encode(&slots, Skipped { octets: node.skip, key: node.key, otherwise: node.otherwise })
+    }
+
+    /// A node for these slots, or the one value they all have.
+    fn encode(&mut self, slots: &[u32; 256], skipped: Skipped) -> u32 {
+        let uniform = slots.iter().all(|slot| *slot == slots[0]);
+        if uniform && (skipped.octets == 0 || slots[0] == skipped.otherwise) {
+            return slots[0];
+        }
+        let mut node = Node {
+            starts: [0; 4],
+            key: skipped.key,
+            base: 0,
+            otherwise: skipped.otherwise,
+            before: [0; 4],
+            skip: skipped.octets,
+        };
+        let mut runs = [0; 256];
+        let mut count = 0;
+        for (slot, value) in slots.iter().enumerate() {
+            if slot == 0 || *value != slots[slot - 1] {
+                node.starts[slot / 64] |= 1 << (slot % 64);
+                runs[count] = *value;
+                count += 1;
+            }
+        }
+        for word in 1..4 {
+            node.before[word] = node.before[word - 1] + node.starts[word - 1].count_ones() as u8;
+        }
+        let trie = Arc::make_mut(&mut self.trie);
+        node.base = self.free_runs.insert(&mut trie.entries, &runs[..count]);
+        self.free_nodes.insert(&mut trie.nodes, node) | CHILD
+    }
+
+    fn decode(&self, node: &Node) -> [u32; 256] {
+        let mut slots = [0; 256];
+        let mut next = node.base;
+        for slot in 0..256 {
+            slots[slot] = if node.starts[slot / 64] >> (slot % 64) & 1 == 1 {
+                next += 1;
+                *self.trie.entries.at(next - 1)
+            } else {
+                slots[slot - 1]
+            };
+        }
+        slots
+    }
+
+    /// Gives back an entry's node and all below it.
+    fn release(&mut self, entry: u32) {
+        if entry & CHILD != 0 {
+            let node = *self.trie.nodes.at(entry & !CHILD);
+            let slots = self.decode(&node);
+            self.release_slots(&slots, 0..=255);
+            self.release_node(entry, &node);
+        }
+    }
+
+    /// A node fills its slot alone, so equal neighbours are never nodes.
+    fn release_slots(&mut self, slots: &[u32; 256], range: RangeInclusive<usize>) {
+        for entry in &slots[range] {
+            self.release(*entry);
+        }
+    }
+
+    fn release_node(&mut self, entry: u32, node: &Node) {
+        self.free_runs.release(node.base, node.runs());
+        self.free_nodes.release(entry & !CHILD);
+    }
+}
+
+/// A prefix whose surroundings changed.
+struct Change<'a, A, V, F> {
+    values: &'a Values<A, V>,
+    address: A,
+    len: u8,
+    above: &'a F,
+}
+
+/// The part of a node that is not its slots.
+struct Skipped {
+    octets: u8,
+    key: u64,
+    otherwise: u32,
+}
+
+/// The prefix itself and those it holds.
+fn items_within<A: Address, V: Leaf>(values: &Values<A, V>, address: A, len: u8) -> Vec<Item<A>> {
+    let range = values.range((address, len)..=(address.extended(len), A::BITS));
+    range.map(|((a, own), value)| (*a, *own, value.leaf())).collect()
+}
+
+/// The prefixes it holds, without itself.
+fn items_below<A: Address, V: Leaf>(values: &Values<A, V>, address: A, len: u8) -> Vec<Item<A>> {
+    let mut items = items_within(values, address, len);
+    items.retain(|(_, own, _)| *own > len);
+    items
+}
+
+/// Free runs of entries, by length. A run never crosses a page.
+#[derive(Debug)]
+struct FreeRuns {
+    by_len: Vec<Vec<u32>>,
+}
+
+impl Default for FreeRuns {
+    fn default() -> Self {
+        Self { by_len: vec![Vec::new(); 257] }
+    }
+}
+
+type Entries = super::Pages<u32, ENTRIES_PER_PAGE>;
+
+impl FreeRuns {
+    fn insert(&mut self, entries: &mut Entries, run: &[u32]) -> u32 {
+        let size = Self::rounded(run.len());
+        let base = self.by_len[size].pop().unwrap_or_else(|| self.append(entries, size));
+        entries.at_mut(base)[..run.len()].copy_from_slice(run);
+        base
+    }
+
+    fn append(&mut self, entries: &mut Entries, size: usize) -> u32 {
+        let end = entries.len();
+        let left = ENTRIES_PER_PAGE - end % ENTRIES_PER_PAGE;
+        let base = if left < size { end + left } else { end };
+        if base > end {
+            self.keep_rest(end, left);
+        }
+        entries.grow(base + size, 0);
+        base as u32
+    }
+
+    /// What is left of a page serves shorter runs.
+    fn keep_rest(&mut self, mut at: usize, mut left: usize) {
+        for size in Self::SIZES.into_iter().rev() {
+            while left >= size {
+                self.by_len[size].push(at as u32);
+                at += size;
+                left -= size;
+            }
+        }
+    }
+
+    fn release(&mut self, base: u32, runs: u32) {
+        self.by_len[Self::rounded(runs as usize)].push(base);
+    }
+
+    /// Few sizes, so that what one node gives back fits the next.
+    const SIZES: [usize; 15] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256];
+
+    fn rounded(len: usize) -> usize {
+        Self::SIZES.into_iter().find(|size| *size >= len).unwrap_or(256)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    impl Leaf for u32 {
+        fn leaf(&self) -> u32 {
+            *self
+        }
+    }
+
+    fn longest<A: Address>(values: &Values<A, u32>, address: A, below: u8) -> u32 {
+        (0..below).rev().find_map(|len| values.get(&(address.truncated(len), len)).copied()).unwrap_or(9)
+    }
+
+    /// Every address where a value may change: the edges of all prefixes.
+    fn edges<A: Address>(prefixes: &[(A, u8)]) -> Vec<A> {
+        prefixes.iter().flat_map(|(address, len)| [address.truncated(*len), address.extended(*len)]).collect()
+    }
+
+    fn check<A: Address>(steps: &[((A, u8), Option<u32>)]) {
+        let mut values = Values::new();
+        let prefixes: Vec<(A, u8)> =
+            steps.iter().map(|((address, len), _)| (address.truncated(*len), *len)).collect();
+        let mut changed = Builder::new(&values, 9);
+        for ((address, len), value) in prefixes.iter().zip(steps.iter().map(|step| step.1)) {
+            match value {
+                Some(value) => drop(values.insert((*address, *len), value)),
+                None => drop(values.remove(&(*address, *len))),
+            }
+            changed.refresh(&values, (*address, *len), |below| longest(&values, *address, below));
+        }
+        let fresh = Builder::new(&values, 9);
+        for address in edges(&prefixes) {
+            let wanted = longest(&values, address, A::BITS + 1);
+            assert_eq!(fresh.trie().get(address), wanted, "built {address:x?}");
+            assert_eq!(changed.trie().get(address), wanted, "changed {address:x?}");
+        }
+    }
+
+    prop_compose! {
+        /// Addresses from few bits, so that prefixes nest and meet.
+        fn near4()(a in prop::sample::select(vec![0x0a00_0000u32, 0x0a01_0000, 0xffff_0000]), b in 0u32..4, c in 0u32..3, d in any::<u8>(), len in prop_oneof![0u8..=32, 14u8..=26]) -> (u32, u8) {
+            (a | b << 14 | c << 7 | u32::from(d), len)
+        }
+    }
+
+    prop_compose! {
+        fn near6()(high in prop::sample::select(vec![0x2001_0db8_0000_0000u64, 0x2001_0db8_0001_0000, 0xfd00_0000_0000_0001]), low in prop::sample::select(vec![0u64, 1, 1 << 63, 0xff00]), len in prop_oneof![0u8..=128, 30u8..=66]) -> (u128, u8) {
+            (u128::from(high) << 64 | u128::from(low), len)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ipv4_is_a_longest_prefix_match(steps in prop::collection::vec((near4(), prop::option::weighted(0.7, 1u32..6)), 1..60)) {
+            check(&steps);
+        }
+
+        #[test]
+        fn ipv6_is_a_longest_prefix_match(steps in prop::collection::vec((near6(), prop::option::weighted(0.7, 1u32..6)), 1..60)) {
+            check(&steps);
+        }
+    }
+
+    #[test]
+    fn what_is_removed_is_given_back() {
+        let mut values: Values<u32, u32> = Values::new();
+        let mut builder = Builder::new(&values, 9);
+        let mut after_first_round = 0;
+        for round in 0..5 {
+            for i in 0..400u32 {
+                let prefix = (0x0a00_0000 | (i * 0x91) << 8, 24);
+                values.insert(prefix, i % 3);
+                builder.refresh(&values, prefix, |_| 9);
+            }
+            for prefix in values.keys().copied().collect::<Vec<_>>() {
+                values.remove(&prefix);
+                builder.refresh(&values, prefix, |_| 9);
+            }
+            let used = (builder.trie().nodes.len(), builder.trie().entries.len());
+            if round == 0 {
+                after_first_round = used.1;
+            }
+            assert_eq!(used.1, after_first_round, "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_a_cache_line() {
+        assert_eq!(size_of::<Node>(), 64);
+    }
+}
