@@ -3,6 +3,7 @@
 //! Opened and closed on the management thread, run by the one worker that owns it. Frames come and go as tokens;
 //! whatever the kernel holds for the port is accounted to it, and [`Port::close`] gives every one of them back.
 
+mod close;
 mod error;
 mod open;
 mod receive;
@@ -15,8 +16,9 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 pub use error::PortError;
 pub(crate) use error::os_error;
+use open::Namespace;
 
-use crate::frame::{Frame, HEADROOM, Packet};
+use crate::frame::Packet;
 use crate::interface::InterfaceRef;
 use crate::umem::{Owner, SocketId, Umem};
 
@@ -70,6 +72,7 @@ pub struct Port {
     umem: Umem,
     socket: SocketId,
     interface: InterfaceRef,
+    namespace: Namespace,
     queue: u32,
     rx: RxQueue,
     tx: TxQueue,
@@ -89,7 +92,7 @@ pub struct Port {
     in_tx: usize,
     unsent: usize,
     counts: Counts,
-    _claim: open::Claim,
+    claim: open::Claim,
 }
 
 /// What only the port itself can count.
@@ -164,28 +167,6 @@ impl Port {
             rx_oversized: self.counts.rx_oversized,
             tx_refused: self.counts.tx_refused,
         }
-    }
-
-    /// Closes the socket, then gives back every frame it held, each as a fresh one.
-    ///
-    /// The rings are unmapped and the socket closed before the first frame is touched: the kernel's release waits
-    /// for receivers under way (linux net/xdp/xsk.c, xsk_release), so none of them is written afterwards.
-    pub fn close(self) -> Vec<Frame> {
-        let Self { umem, socket, rx, tx, fill, completion, partial, .. } = self;
-        if let Some(packet) = partial {
-            packet.into_frames().for_each(|frame| _ = frame.retire());
-        }
-        drop((rx, tx, fill, completion));
-        let chunks = umem.chunks();
-        let take_back = |index| {
-            // SAFETY: the port held the chunk, its socket is closed, and a home descriptor lies in its chunk.
-            unsafe { chunks.set_current(index, chunks.home(index)) };
-            chunks.set_owner(index, Owner::Worker);
-            // SAFETY: the owner word said that this port held the chunk, so no token of it exists, and the kernel
-            // let go of it with the socket.
-            unsafe { Frame::new(index, umem.tag(), HEADROOM as u16, 0) }
-        };
-        chunks.held_by(socket).map(take_back).collect()
     }
 
     /// Holds a chunk without a token until it goes back to the fill ring or a pool.

@@ -1,10 +1,10 @@
 //! Opening a port: checks, bind with a deadline, socket options.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use xsk_rs::config::{Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
 
@@ -22,6 +22,15 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
+const PROBE_RING: u32 = 2;
+
+/// A network namespace, by the inode of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Namespace {
+    device: u64,
+    inode: u64,
+}
+
 /// The entry of an open port in its UMEM's list.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -30,11 +39,19 @@ pub(super) struct Claim {
     queue: u32,
 }
 
-struct Rings {
+pub(super) struct Rings {
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
+}
+
+impl Namespace {
+    /// The calling thread's.
+    pub(super) fn current() -> rustix::io::Result<Self> {
+        let file = rustix::fs::stat("/proc/thread-self/ns/net")?;
+        Ok(Self { device: file.st_dev, inode: file.st_ino })
+    }
 }
 
 impl Claim {
@@ -70,6 +87,11 @@ impl Port {
         check_target(umem, config)?;
         let settings = settings(config)?;
         check_interface(interface)?;
+        let namespace = Namespace::current().map_err(|errno| PortError::Bind {
+            interface: interface.name.clone(),
+            queue,
+            source: errno.into(),
+        })?;
         let socket = umem.new_socket().ok_or(PortError::Exhausted)?;
         let rings = bind_until(umem, interface, queue, settings, config.bind_deadline)?;
         let claim = Claim::new(umem, interface.index, queue);
@@ -77,6 +99,7 @@ impl Port {
             umem: umem.clone(),
             socket,
             interface: interface.clone(),
+            namespace,
             queue,
             rx: rings.rx,
             tx: rings.tx,
@@ -93,7 +116,7 @@ impl Port {
             in_tx: 0,
             unsent: 0,
             counts: Counts::default(),
-            _claim: claim,
+            claim,
         };
         port.set_options(config)?;
         Ok(port)
@@ -142,12 +165,26 @@ fn settings(config: &PortConfig) -> Result<SocketConfig, PortError> {
         .build())
 }
 
+/// The smallest socket there is, to see whether a queue is free.
+pub(super) fn probe_settings() -> SocketConfig {
+    let ring = QueueSize::new(PROBE_RING).expect("2 is a power of two");
+    SocketConfig::builder()
+        .rx_queue_size(ring)
+        .tx_queue_size(ring)
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .build()
+}
+
+/// A socket to ask about interfaces of the calling thread's namespace.
+pub(super) fn control_socket() -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+}
+
 /// libxdp binds by name: make sure that the name still stands for the interface that is meant.
 fn check_interface(interface: &InterfaceRef) -> Result<(), PortError> {
     let changed =
         |found| PortError::InterfaceChanged { name: interface.name.clone(), index: interface.index, found };
-    let any = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)
-        .map_err(|errno| changed(format!("cannot ask: {errno}")))?;
+    let any = control_socket().map_err(|errno| changed(format!("cannot ask: {errno}")))?;
     match rustix::net::netdevice::name_to_index(&any, &interface.name) {
         Ok(index) if index == interface.index => Ok(()),
         Ok(index) => Err(changed(format!("the name has index {index} now"))),
@@ -178,7 +215,7 @@ fn bind_until(
     }
 }
 
-fn bind(
+pub(super) fn bind(
     umem: &Umem,
     interface: &InterfaceRef,
     queue: u32,

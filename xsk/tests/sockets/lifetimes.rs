@@ -1,12 +1,13 @@
 //! Opening and closing ports: frames in every state, vanished interfaces, busy queues, wrong settings.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::{DEADLINE, Lab, run, until};
 use crate::site::{FRAMES, Role, Site, all_free, config, umem};
-use crate::steered::{packet_of, plain_frame, send_all};
-use espalier_xsk::{FrameOwners, FramePool, Packet, Port, PortConfig, PortError};
+use crate::steered::{Steered, packet_of, plain_frame, receive, send_all};
+use espalier_xsk::{FrameOwners, FramePool, MAX_FRAME_LEN, Packet, Port, PortConfig, PortError};
 
 #[test]
 fn closing_returns_frames_in_every_state() {
@@ -50,6 +51,61 @@ fn closing_returns_frames_in_every_state() {
     send_all(&mut port, &mut pool, packets);
     until("the new port's frame", || far.receive().is_some_and(|got| got == frame));
     close_all(port, &mut pool);
+    assert_eq!(umem.owners(), all_free());
+}
+
+#[test]
+fn the_kernel_writes_nothing_after_a_close() {
+    let Site { umem, mut pool, mut port, far, interface, mut steering, lab: _lab } =
+        Site::new(Role::Pod, 1500);
+    for round in 0..30_u8 {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let start = Instant::now();
+                while !done.load(Ordering::Relaxed) && start.elapsed() < DEADLINE {
+                    far.send(&plain_frame(7, 1400));
+                }
+            });
+            // Close in the middle of a flood, mark every frame, and let the flood go on.
+            receive(&mut port, &mut pool, 100, 64).into_iter().for_each(|packet| pool.free_packet(packet));
+            let mut frames = port.close();
+            frames.iter_mut().for_each(|frame| assert!(umem.write(frame, &[round; MAX_FRAME_LEN])));
+            let dropped = |steering: &Steered| steering.counters().unwrap().pod_no_socket_drop;
+            let before = dropped(&steering);
+            until("the flood to go on", || dropped(&steering) > before + 50);
+            done.store(true, Ordering::Relaxed);
+            for frame in frames {
+                assert!(umem.bytes(&frame).iter().all(|byte| *byte == round));
+                pool.free(frame);
+            }
+        });
+        assert_eq!(umem.owners(), all_free());
+        port = Port::open(&umem, &interface, 0, &config()).unwrap();
+        port.refill(&mut pool);
+        steering.set_pod_socket(3, port.as_fd()).unwrap();
+    }
+    close_all(port, &mut pool);
+}
+
+#[test]
+fn closing_waits_for_every_duplicate_of_the_descriptor() {
+    let Site { umem, mut pool, port, far, steering: _steering, lab: _lab, .. } = Site::new(Role::Pod, 1500);
+    let duplicate = port.as_fd().try_clone_to_owned().unwrap();
+    let gone = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The kernel goes on receiving into the port's frames all this time.
+            (0..20).for_each(|n| far.send(&plain_frame(n, 100)));
+            std::thread::sleep(Duration::from_millis(50));
+            gone.store(true, Ordering::SeqCst);
+            drop(duplicate);
+        });
+        let frames = port.close();
+        assert!(gone.load(Ordering::SeqCst));
+        assert_eq!(frames.len(), 256);
+        frames.into_iter().for_each(|frame| pool.free(frame));
+    });
     assert_eq!(umem.owners(), all_free());
 }
 
