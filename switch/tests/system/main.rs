@@ -1,0 +1,8 @@
+//! The whole switch with the real kernel: `espalier-switch` as a process in a lab of network namespaces.
+//!
+//! Every test makes a lab of its own name, so that tests run side by side, and removes it also on panic. Needs root.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod scenarios;
+mod site;
