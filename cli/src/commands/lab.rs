@@ -129,7 +129,11 @@ fn list(json: bool, out: &mut Output) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     let labs: Vec<[Cell; 5]> = listing.labs.iter().map(|lab| row(lab, out)).collect();
-    out.table(["LAB", "SCENARIO", "AGE", "SWITCH", "PLACES"], labs)?;
+    if labs.is_empty() {
+        out.line("no lab is up: `espalier lab up` makes one")?;
+    } else {
+        out.table(["LAB", "SCENARIO", "AGE", "SWITCH", "PLACES"], labs)?;
+    }
     out.line("")?;
     let rows =
         listing.scenarios.iter().map(|shipped| [Cell::new(shipped.name), Cell::new(&shipped.description)]);

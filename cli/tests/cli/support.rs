@@ -2,8 +2,13 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a condition may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub(crate) const ESPALIER: &str = env!("CARGO_BIN_EXE_espalier");
@@ -58,4 +63,21 @@ pub(crate) fn run_with_input<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>,
     let run = Run::from(child.wait_with_output().unwrap());
     writer.join().unwrap().unwrap();
     run
+}
+
+/// The switch beside the program under test, or the one `ESPALIER_SWITCH` names.
+pub(crate) fn switch_program() -> PathBuf {
+    let beside = Path::new(ESPALIER).with_file_name("espalier-switch");
+    let program = std::env::var_os("ESPALIER_SWITCH").map_or(beside, PathBuf::from);
+    assert!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
+    program
+}
+
+/// Waits for a condition; a busy machine gets its time.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use espalier_api::control::{Applied, GroupStatus, PodStatus, PortState, RuleStatus, Status};
 use espalier_api::{Generation, Snapshot};
@@ -12,26 +11,7 @@ use espalier_lab::netns::{NetNs, unique_name};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-use crate::support::{ESPALIER, Run, data, run, run_with_input};
-
-/// How long a condition may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The program beside the one under test, or the one `ESPALIER_SWITCH` names.
-fn switch_program() -> PathBuf {
-    let beside = Path::new(ESPALIER).with_file_name("espalier-switch");
-    let program = std::env::var_os("ESPALIER_SWITCH").map_or(beside, PathBuf::from);
-    assert!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
-    program
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
+use crate::support::{Run, data, eventually, run, run_with_input, switch_program};
 
 /// A running switch; it, its steering and its namespace go when this is dropped.
 struct Switch {
@@ -44,9 +24,12 @@ struct Switch {
 impl Switch {
     fn start() -> Self {
         let namespace = NetNs::create(unique_name("cli")).unwrap();
-        for (near, far) in
-            [("ens6", "vpc"), ("eni0000000000a", "poda"), ("eni0000000000b", "podb"), ("eni0000000000c", "podc")]
-        {
+        for (near, far) in [
+            ("ens6", "vpc"),
+            ("eni0000000000a", "poda"),
+            ("eni0000000000b", "podb"),
+            ("eni0000000000c", "podc"),
+        ] {
             namespace.veth(near, &namespace, far).unwrap();
             namespace.ip(&format!("link set {near} up\nlink set {far} up")).unwrap();
         }
