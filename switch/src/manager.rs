@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use espalier_api::control::Applied;
 use espalier_api::{InputError, PodName, Snapshot};
-use espalier_rules::Judge;
+use espalier_rules::{Compiler, Judge};
 use espalier_xsk::{Attachment, InterfaceRef, PortConfig, Steering, SteeringConfig, Umem, UmemConfig};
 
 use crate::config::{Config, Switch, TxChecksum};
@@ -55,6 +55,7 @@ pub struct Manager {
     trunk: Option<Trunk>,
     pods: BTreeMap<PodName, PodPort>,
     slots: Slots,
+    compiler: Option<Compiler>,
     enforced: Option<Enforced>,
 }
 
@@ -62,7 +63,6 @@ pub struct Manager {
 struct Enforced {
     snapshot: Arc<Snapshot>,
     judge: Judge,
-    warnings: Vec<String>,
 }
 
 /// The trunk's port.
@@ -123,6 +123,7 @@ impl Manager {
             started: Instant::now(),
             trunk: None,
             pods: BTreeMap::new(),
+            compiler: None,
             enforced: None,
         })
     }
@@ -142,25 +143,22 @@ impl Manager {
         self.check_room(&snapshot)?;
         self.attach_trunk(&snapshot.trunk.interface)?;
         self.remove_gone(&snapshot)?;
-        let (judge, warnings) = Judge::plain(&snapshot);
+        let snapshot = Arc::new(snapshot);
+        let judge = self.compile(&snapshot);
         let placed = self.place(&snapshot);
         let slots = usize::from(self.config.max_pods);
         let tables = Arc::new(Tables::new(&snapshot, judge.clone(), &placed, slots));
         // The worker gives the old tables back when it no longer uses them: they are freed here, not there.
         drop(self.worker.publish(tables).map_err(ManagerError::failed)?);
         let generation = snapshot.generation;
-        self.enforced = Some(Enforced {
-            snapshot: Arc::new(snapshot),
-            judge,
-            warnings: warnings.iter().map(ToString::to_string).collect(),
-        });
+        self.enforced = Some(Enforced { snapshot, judge });
         self.steer()?;
         let new = self.attach_missing();
         let enforced_in_ms = started.elapsed().as_secs_f64() * 1000.0;
         self.await_gateways(&new)?;
         tracing::info!(
             generation = generation.0,
-            enforced_in_ms,
+            ms = enforced_in_ms.round(),
             pods = self.pods.len(),
             "snapshot enforced"
         );
@@ -181,12 +179,13 @@ impl Manager {
 
     /// Ends the worker. The steering stays pinned: branch traffic is dropped until a switch runs again.
     pub fn stop(mut self) {
-        let slots: Vec<Option<PodSlot>> =
-            std::iter::once(None).chain(self.pods.values().map(|pod| Some(pod.slot))).collect();
-        for slot in slots {
-            if let Ok(Some(port)) = self.worker.detach(slot) {
-                // The process ends: the frames go with the UMEM.
-                drop(port.close());
+        for slot in std::iter::once(None).chain(self.pods.values().map(|pod| Some(pod.slot))) {
+            let closed = self.worker.detach(slot).and_then(|port| match port {
+                Some(port) => self.worker.absorb(port.close()),
+                None => Ok(()),
+            });
+            if let Err(error) = closed {
+                tracing::error!(%error, "a port could not be closed");
             }
         }
         if let Some(thread) = self.thread.take()
@@ -231,6 +230,18 @@ impl Manager {
         }
         let message = format!("{pods} pods, but the switch has place for {room}: raise its --max-pods");
         Err(InputError::new("pods", message))
+    }
+
+    /// The policies, at a cost that follows what changed since the last snapshot.
+    fn compile(&mut self, snapshot: &Arc<Snapshot>) -> Judge {
+        match &mut self.compiler {
+            Some(compiler) => {
+                let changes = compiler.update(Arc::clone(snapshot));
+                tracing::debug!(changes = changes.len(), "policies updated");
+                compiler.judge()
+            }
+            None => self.compiler.insert(Compiler::new(Arc::clone(snapshot))).judge(),
+        }
     }
 
     /// Slots for the snapshot's pods, in their order. A pod that an earlier switch steered keeps its slot.

@@ -65,7 +65,8 @@ impl Manager {
 
     /// What is not as it should be, in words.
     pub(super) fn problems(&self) -> Vec<String> {
-        let mut problems = self.enforced.as_ref().map_or_else(Vec::new, |enforced| enforced.warnings.clone());
+        let warnings = self.enforced.iter().flat_map(|enforced| enforced.judge.warnings());
+        let mut problems: Vec<String> = warnings.map(ToString::to_string).collect();
         if let Some(trunk) = &self.trunk {
             let name = &trunk.interface.name;
             problems.extend(trunk.down.as_ref().map(|reason| format!("trunk {name}: {reason}")));

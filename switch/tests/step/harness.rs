@@ -159,7 +159,7 @@ impl Bench {
 
 fn tables(snapshot: &str) -> Tables {
     let snapshot = Snapshot::from_yaml(snapshot).unwrap();
-    let (judge, warnings) = Judge::plain(&snapshot);
+    let (judge, warnings) = Judge::compiled(&snapshot);
     assert!(warnings.is_empty(), "{warnings:?}");
     Tables::new(&snapshot, judge, &[WEB, DB], 2)
 }
