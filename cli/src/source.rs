@@ -65,7 +65,7 @@ impl Source {
 
 /// The rules engine on `snapshot`; what is doubtful in the snapshot is said on standard error.
 pub(crate) fn judge(snapshot: &Snapshot) -> Judge {
-    let (judge, warnings) = Judge::plain(snapshot);
+    let (judge, warnings) = Judge::compiled(snapshot);
     for warning in warnings {
         output::warn(&warning);
     }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
+use espalier_api::VERSION;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::{ESPALIER, Run, run};
@@ -111,7 +113,7 @@ fn a_socket_that_is_not_ours_says_what_is_needed() {
 #[test]
 fn another_version_is_refused_by_name() {
     let canned = Canned::reply("200 OK", r#"{"version":"9.9.9","apiVersion":2,"newField":[]}"#);
-    let wanted = format!("speaks API version 2, this espalier version {}", espalier_api::VERSION);
+    let wanted = format!("speaks API version 2, this espalier version {}", VERSION);
     unreachable(&canned.status(), &canned.socket(), &wanted);
 }
 
@@ -150,4 +152,29 @@ fn a_failing_switch_is_told_apart_from_a_refusal() {
     let refusing = Canned::reply("400 Bad Request", body);
     let run = refusing.status();
     assert_eq!((run.code, run.stderr.as_str()), (2, "error: trunk.interface: ens6 is gone\n"));
+}
+
+#[test]
+fn packets_and_frames_that_do_not_add_up_are_pointed_out() {
+    let counters = json!({"rx": 1_000_010, "forwarded": 1_000_000, "consumed": 1, "dropped": {"no-rule": 2}, "originated": 3});
+    let status = json!({
+        "version": "0.1.0", "apiVersion": VERSION, "pid": 1, "uptimeSeconds": 61, "generation": 3, "pods": 0, "groups": 0,
+        "rules": 0, "workers": [], "frames": {"free": 1, "fill": 2, "rx": 3, "worker": 4, "tx": 5, "total": 16},
+        "counters": counters, "steering": {"trunk-redirected": 5, "trunk-untagged-pass": 0},
+        "capabilities": {"kernel": "6.1", "multiBuffer": false, "maxPacket": 3506, "hugepages": false},
+        "problems": ["the trunk is in generic mode"],
+    });
+    let canned = Canned::reply("200 OK", &status.to_string());
+    let run = canned.status();
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    for line in [
+        "balance          rx 1,000,010 != forwarded 1,000,000 + dropped 2 + consumed 1: OFF BY 7",
+        "balance  free 1 + fill 2 + rx 3 + worker 4 + tx 5 != total 16: OFF BY 1",
+        "problem     the trunk is in generic mode",
+        "trunk-redirected  5",
+        "dropped no-rule  2",
+    ] {
+        assert!(run.stdout.lines().any(|shown| shown == line), "{line}\n{}", run.stdout);
+    }
+    assert!(!run.stdout.contains("trunk-untagged-pass"), "{}", run.stdout);
 }
