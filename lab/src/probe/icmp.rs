@@ -12,6 +12,10 @@ const ECHO_V6: (u8, u8) = (128, 129);
 /// Types that carry the packet they complain about (RFC 792; RFC 4443 has 1 to 4).
 const ERRORS_V4: [u8; 5] = [3, 4, 5, 11, 12];
 
+/// Timestamp and its reply have three timestamps (RFC 792).
+const TIMESTAMPS: [u8; 2] = [13, 14];
+const TIMESTAMP_BYTES: usize = 12;
+
 /// Bytes of an ICMP header.
 const HEADER: usize = 8;
 
@@ -28,7 +32,11 @@ impl Message {
     pub(super) fn new(from: IpAddr, to: IpAddr, icmp_type: u8, code: u8, payload: &[u8]) -> io::Result<Self> {
         let v4 = to.is_ipv4();
         let is_error = if v4 { ERRORS_V4.contains(&icmp_type) } else { icmp_type < 128 };
-        let payload = if is_error { complained_about(to, from)? } else { payload.to_vec() };
+        let payload = match icmp_type {
+            _ if is_error => complained_about(to, from)?,
+            _ if v4 && TIMESTAMPS.contains(&icmp_type) => payload[..TIMESTAMP_BYTES].to_vec(),
+            _ => payload.to_vec(),
+        };
         let rest = if is_error { [0; 4] } else { [payload[0], payload[1], 0, 1] };
         let mut bytes = if v4 {
             let kind = Icmpv4Type::Unknown { type_u8: icmp_type, code_u8: code, bytes5to8: rest };

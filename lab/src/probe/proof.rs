@@ -11,13 +11,16 @@ use super::StopOnDrop;
 use super::attempt::Attempt;
 use super::planned::{Planned, family};
 use super::sight::Sight;
-use crate::processes::LOOK_AGAIN;
 use crate::report::Got;
 use crate::scenario::{Endpoint, ProbeProtocol};
 use crate::{Lab, LabError, interrupt};
 
 /// Longest time for one probe, for a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time between two looks at the receiver, and between two questions to the switch.
+const LOOK_CLOSELY: Duration = Duration::from_micros(500);
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// After a drop was counted: time for a packet that was not dropped to be seen after all.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -50,6 +53,7 @@ pub(super) fn prove(lab: &Lab, planned: &Planned, sight: &Sight) -> Result<Proof
         let call_off = StopOnDrop(&called_off);
         let exchange = scope.spawn(|| exchange(lab, planned, &attempt));
         let mut ended: Option<Instant> = None;
+        let mut asked = Instant::now();
         let denied = loop {
             interrupt::check()?;
             if exchange.is_finished() {
@@ -58,17 +62,20 @@ pub(super) fn prove(lab: &Lab, planned: &Planned, sight: &Sight) -> Result<Proof
             if has_arrived() && (ended.is_some() || planned.is_one_way()) {
                 break false;
             }
-            if !has_arrived() && new_drops()? > 0 {
-                thread::sleep(SETTLE);
-                if !has_arrived() {
-                    break true;
+            if !has_arrived() && asked.elapsed() > ASK_AGAIN {
+                asked = Instant::now();
+                if new_drops()? > 0 {
+                    thread::sleep(SETTLE);
+                    if !has_arrived() {
+                        break true;
+                    }
                 }
             }
             let is_over = ended.is_some_and(|ended| ended.elapsed() > CATCH_UP);
             if is_over || Instant::now() > attempt.deadline {
                 break false;
             }
-            thread::sleep(LOOK_AGAIN);
+            thread::sleep(LOOK_CLOSELY);
         };
         drop(call_off);
         let outcome = exchange.join().unwrap_or_else(|panic| panic::resume_unwind(panic));

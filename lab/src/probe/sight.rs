@@ -8,13 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use etherparse::{EtherType, LaxSlicedPacket, TransportSlice, ether_type};
+use etherparse::{EtherType, LaxSlicedPacket, ether_type};
 
 use crate::LabError;
 use crate::packet_socket::PacketSocket;
 
 /// How often the thread looks whether it is still wanted.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// IP protocol numbers.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
 
 /// One kind of packet: protocol, addresses, and the destination port or the ICMP type and code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +45,8 @@ impl Kind {
         }
         let sliced = LaxSlicedPacket::from_ether_type(ether_type, payload);
         let net = sliced.net?;
-        let ip = net.ip_payload_ref()?.ip_number.0;
+        let payload = net.ip_payload_ref()?;
+        let (ip, bytes) = (payload.ip_number.0, payload.payload);
         let (from, to): (IpAddr, IpAddr) = match &net {
             etherparse::LaxNetSlice::Ipv4(v4) => {
                 (v4.header().source_addr().into(), v4.header().destination_addr().into())
@@ -49,13 +56,14 @@ impl Kind {
             }
             etherparse::LaxNetSlice::Arp(_) => return None,
         };
-        let detail = match sliced.transport {
-            Some(TransportSlice::Tcp(tcp)) => tcp.destination_port(),
-            Some(TransportSlice::Udp(udp)) => udp.destination_port(),
-            Some(TransportSlice::Icmpv4(icmp)) => Self::icmp_detail(icmp.type_u8(), icmp.code_u8()),
-            Some(TransportSlice::Icmpv6(icmp)) => Self::icmp_detail(icmp.type_u8(), icmp.code_u8()),
-            Some(TransportSlice::Igmp(_)) | None => 0,
+        // Read from the bytes: the parser leaves out messages whose length it does not expect (an ICMP timestamp).
+        let at = match ip {
+            TCP | UDP => Some(2),
+            ICMP | ICMPV6 => Some(0),
+            _ => None,
         };
+        let detail =
+            at.and_then(|at| bytes.get(at..at + 2)).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
         Some(Self { protocol: ip, from, to, detail })
     }
 }
