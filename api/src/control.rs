@@ -8,6 +8,7 @@
 //! | `GET /v1/pods` | | `[`[`PodStatus`]`]` |
 //! | `GET /v1/groups` | | `[`[`GroupStatus`]`]` |
 //! | `GET /v1/pods/{namespace}/{name}/rules` | | `[`[`RuleStatus`]`]` |
+//! | `/v1/flows` | | see [`crate::flows`] |
 //! | `POST /v1/explain` | `[`[`Query`](crate::explain::Query)`]` | `[`[`Answer`](crate::explain::Answer)`]`, same order |
 //!
 //! A refusal is a 4xx with an [`ErrorReply`].

@@ -9,6 +9,7 @@ pub mod ec2;
 pub mod error;
 pub mod explain;
 pub mod file;
+pub mod flows;
 pub mod ids;
 pub mod rule;
 pub mod snapshot;

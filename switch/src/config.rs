@@ -67,8 +67,12 @@ pub struct Config {
     pub max_pods: u16,
 
     /// Flows the worker keeps track of, over all pods
-    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=268_435_456))]
     pub max_flows: u32,
+
+    /// File that keeps the flows over a restart; `none` keeps them in memory only [default: beside the socket]
+    #[arg(long, value_name = "FILE|none")]
+    pub flow_state: Option<PathBuf>,
 
     /// Transmit checksum offload of the pods' interfaces: the switch completes what they leave open, so `keep` costs
     /// nothing in correctness; `off` has the pod's kernel do it (the snapshot must name the pod's `netns`)
@@ -157,6 +161,15 @@ fn ring(text: &str) -> Result<u32, String> {
 }
 
 impl Config {
+    /// The file that keeps the flows over a restart, if any.
+    pub fn flow_state(&self) -> Option<PathBuf> {
+        match &self.flow_state {
+            None => Some(self.socket.with_extension("flows")),
+            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) => Some(path.clone()),
+        }
+    }
+
     /// The pause of an idle worker before it sleeps.
     pub fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us)

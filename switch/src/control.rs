@@ -81,6 +81,9 @@ pub async fn serve(
         .route("/v1/groups", get(groups))
         .route("/v1/pods/{namespace}/{name}/rules", get(rules))
         .route("/v1/explain", post(explain))
+        .route("/v1/flows", post(flows))
+        .route("/v1/flows/count", post(count_flows))
+        .route("/v1/flows/drop", post(drop_flows))
         .fallback(async || refused(StatusCode::NOT_FOUND, "", "no such resource"))
         .layer(axum::middleware::from_fn_with_state(group, check_peer))
         .layer(DefaultBodyLimit::max(espalier_api::file::MAX_BYTES as usize))
@@ -166,10 +169,25 @@ async fn apply(State(manager): State<Shared>, body: Bytes) -> Response {
     .await
 }
 
+async fn flows(State(manager): State<Shared>, body: Bytes) -> Response {
+    ask(manager, move |manager| manager.flows(&parse(&body)?)).await
+}
+
+async fn count_flows(State(manager): State<Shared>, body: Bytes) -> Response {
+    ask(manager, move |manager| manager.count_flows(&parse(&body)?)).await
+}
+
+async fn drop_flows(State(manager): State<Shared>, body: Bytes) -> Response {
+    ask(manager, move |manager| manager.drop_flows(&parse(&body)?)).await
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, InputError> {
+    serde_json::from_slice(body).map_err(|error| InputError::new("", error.to_string()))
+}
+
 async fn explain(State(manager): State<Shared>, body: Bytes) -> Response {
     ask(manager, move |manager| {
-        let queries: Vec<Query> =
-            serde_json::from_slice(&body).map_err(|error| InputError::new("", error.to_string()))?;
+        let queries: Vec<Query> = parse(&body)?;
         Ok(manager.explain(&queries)?)
     })
     .await

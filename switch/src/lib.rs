@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod flow;
+mod journal;
 pub mod manager;
 pub mod neighbour;
 mod netns;

@@ -16,15 +16,20 @@ use espalier_rules::{Compiler, Judge};
 use espalier_xsk::{Attachment, InterfaceRef, PortConfig, Steering, SteeringConfig, Umem, UmemConfig};
 
 use crate::config::{Config, Switch, TxChecksum};
+use crate::flow::state_file::Layout;
 use crate::flow::{FlowConfig, FlowTable, PodSlot};
+use crate::journal::Journal;
 use crate::tables::Tables;
 use crate::worker::{Handle, Worker, WorkerConfig};
 
+mod flows;
 mod ports;
+mod rule_names;
 mod slots;
 mod status;
 mod steer;
 
+use rule_names::RuleNames;
 use slots::{Identity, Slots};
 
 /// The switch could not be started or could not do what was asked.
@@ -56,6 +61,9 @@ pub struct Manager {
     pods: BTreeMap<PodName, PodPort>,
     slots: Slots,
     compiler: Option<Compiler>,
+    rule_names: RuleNames,
+    flow_layout: Layout,
+    journal: Option<Journal>,
     enforced: Option<Enforced>,
 }
 
@@ -102,6 +110,7 @@ impl Manager {
         })
         .map_err(ManagerError::failed)?;
         let flow_config = FlowConfig::sized(config.max_flows, config.max_pods, random_seed());
+        check_memory(flow_config.memory_bytes())?;
         let flows = FlowTable::new(&flow_config).map_err(ManagerError::failed)?;
         tracing::info!(bytes = flows.memory_bytes(), flows = config.max_flows, "flow table allocated");
         let worker_config = WorkerConfig {
@@ -124,6 +133,13 @@ impl Manager {
             trunk: None,
             pods: BTreeMap::new(),
             compiler: None,
+            rule_names: RuleNames::default(),
+            flow_layout: Layout {
+                pods: flow_config.pods,
+                ipv4: flow_config.ipv4.flows,
+                ipv6: flow_config.ipv6.flows,
+            },
+            journal: None,
             enforced: None,
         })
     }
@@ -150,8 +166,10 @@ impl Manager {
         let tables = Arc::new(Tables::new(&snapshot, judge.clone(), &placed, slots));
         // The worker gives the old tables back when it no longer uses them: they are freed here, not there.
         drop(self.worker.publish(tables).map_err(ManagerError::failed)?);
+        self.rule_names.note(judge.model(), snapshot.generation.0 as u32);
         let generation = snapshot.generation;
         self.enforced = Some(Enforced { snapshot, judge });
+        self.keep_flows();
         self.steer()?;
         let new = self.attach_missing();
         let enforced_in_ms = started.elapsed().as_secs_f64() * 1000.0;
@@ -179,6 +197,9 @@ impl Manager {
 
     /// Ends the worker. The steering stays pinned: branch traffic is dropped until a switch runs again.
     pub fn stop(mut self) {
+        if let Some(journal) = self.journal.take() {
+            journal.stop();
+        }
         for slot in std::iter::once(None).chain(self.pods.values().map(|pod| Some(pod.slot))) {
             let closed = self.worker.detach(slot).and_then(|port| match port {
                 Some(port) => self.worker.absorb(port.close()),
@@ -244,6 +265,17 @@ impl Manager {
         }
     }
 
+    /// Restores the flows of an earlier switch with the first snapshot, and writes them down from then on.
+    fn keep_flows(&mut self) {
+        let Some(path) = self.config.flow_state().filter(|_| self.journal.is_none()) else { return };
+        let pods: Vec<(PodSlot, String)> =
+            self.pods.values().map(|port| (port.slot, port.identity.name().to_owned())).collect();
+        match Journal::start(path, self.flow_layout, self.worker.clone(), &pods) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => tracing::warn!(%error, "flows are not kept over a restart"),
+        }
+    }
+
     /// Slots for the snapshot's pods, in their order. A pod that an earlier switch steered keeps its slot.
     fn place(&mut self, snapshot: &Snapshot) -> Vec<PodSlot> {
         let mut placed = Vec::with_capacity(snapshot.pods.len());
@@ -254,6 +286,9 @@ impl Manager {
                     let steered = self.steered_slot(pod);
                     let slot = self.slots.take(steered);
                     let identity = Identity::of(pod);
+                    if let Some(journal) = &self.journal {
+                        journal.set_pod(slot, Some(identity.name().to_owned()));
+                    }
                     let state = State::Down("not attached yet".to_owned());
                     self.pods.insert(pod.name.clone(), PodPort { identity, slot, state });
                     slot
@@ -282,4 +317,19 @@ impl Manager {
 /// Unpredictable, so that nobody can aim packets at one bucket of the flow table.
 fn random_seed() -> [u64; 2] {
     [0, 1].map(|part: u64| RandomState::new().hash_one(part))
+}
+
+/// The kernel hands out more memory than it has: better refuse than be killed later.
+fn check_memory(wanted: u64) -> Result<(), InputError> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    match kib.map(|kib| kib * 1024) {
+        Some(free) if wanted > free => {
+            let (wanted, free) = (wanted >> 20, free >> 20);
+            let message = format!("needs {wanted} MiB, but {free} MiB of memory are available: lower it");
+            Err(InputError::new("max-flows", message))
+        }
+        _ => Ok(()),
+    }
 }

@@ -22,10 +22,12 @@ use crate::step::{self, Decided, Outcome, Shard};
 use crate::tables::Tables;
 
 mod command;
+mod flows;
 mod memory;
 mod port;
 
 pub use command::{Command, Handle, Report, WorkerGone};
+pub use flows::{FlowMatch, FlowStretch, RuleSpan};
 use port::{Cargo, Place, WorkerPort};
 
 /// Packets taken from one port at a time.

@@ -53,6 +53,9 @@ impl Manager {
             }
             self.close_port(Some(pod.slot))?;
             self.worker.free(pod.slot).map_err(ManagerError::failed)?;
+            if let Some(journal) = &self.journal {
+                journal.set_pod(pod.slot, None);
+            }
             self.slots.release(pod.slot);
             tracing::info!(pod = %name, "detached");
         }

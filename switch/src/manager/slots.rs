@@ -28,6 +28,13 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// What names the pod across restarts: its UID, or its branch ENI.
+    pub(super) fn name(&self) -> &str {
+        self.uid.as_deref().unwrap_or(self.eni_id.as_str())
+    }
+}
+
 /// The free slots.
 pub(super) struct Slots {
     taken: Vec<bool>,

@@ -9,9 +9,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Worker;
+use super::flows::{FlowMatch, FlowStretch};
 use super::port::Place;
+use crate::clock;
 use crate::counters::ShardCounters;
-use crate::flow::PodSlot;
+use crate::flow::ChangePage;
+use crate::flow::{FlowRecord, PodSlot};
 use crate::neighbour::HostEnd;
 use crate::tables::Tables;
 
@@ -30,6 +33,14 @@ pub enum Command {
     Free(PodSlot, Sender<bool>),
     /// Frames of a closed port.
     Absorb(Vec<Frame>),
+    /// Show the flows that fit, among so many entries from a cursor on.
+    ListFlows(FlowMatch, u32, u32, Sender<FlowStretch>),
+    /// End the flows that fit, among so many entries from a cursor on; the reply is how many, and where to go on.
+    DropFlows(FlowMatch, u32, u32, Sender<(u64, Option<u32>)>),
+    /// Copy changed flows into the page; the reply says whether there are more.
+    TakeChanges(Box<ChangePage>, Sender<(Box<ChangePage>, bool)>),
+    /// Enter flows of an earlier life; the reply is how many were taken.
+    RestoreFlows(Vec<FlowRecord>, Sender<u64>),
     /// Tell the counters.
     Report(Sender<Box<Report>>),
     /// End the thread.
@@ -68,7 +79,8 @@ pub struct LinkReport {
 #[error("worker {0} has stopped")]
 pub struct WorkerGone(usize);
 
-/// The manager's end of a worker.
+/// The other end of a worker; any thread may hold one.
+#[derive(Clone)]
 pub struct Handle {
     index: usize,
     core: Option<usize>,
@@ -137,6 +149,31 @@ impl Handle {
         self.tell(Command::Absorb(frames))
     }
 
+    /// The flows that fit, among `limit` entries from `cursor` on.
+    pub fn list_flows(&self, filter: FlowMatch, cursor: u32, limit: u32) -> Result<FlowStretch, WorkerGone> {
+        self.ask(|reply| Command::ListFlows(filter, cursor, limit, reply))
+    }
+
+    /// Ends the flows that fit, among `limit` entries from `cursor` on. Returns how many, and where to go on.
+    pub fn drop_flows(
+        &self,
+        filter: FlowMatch,
+        cursor: u32,
+        limit: u32,
+    ) -> Result<(u64, Option<u32>), WorkerGone> {
+        self.ask(|reply| Command::DropFlows(filter, cursor, limit, reply))
+    }
+
+    /// Fills a page with changed flows. Says whether there are more.
+    pub fn take_changes(&self, page: Box<ChangePage>) -> Result<(Box<ChangePage>, bool), WorkerGone> {
+        self.ask(|reply| Command::TakeChanges(page, reply))
+    }
+
+    /// Enters flows of an earlier life. Returns how many were taken.
+    pub fn restore_flows(&self, flows: Vec<FlowRecord>) -> Result<u64, WorkerGone> {
+        self.ask(|reply| Command::RestoreFlows(flows, reply))
+    }
+
     /// The worker's state.
     pub fn report(&self) -> Result<Box<Report>, WorkerGone> {
         self.ask(Command::Report)
@@ -188,6 +225,19 @@ impl Worker {
                     let _sent = reply.send(self.free_slot(slot));
                 }
                 Command::Absorb(frames) => frames.into_iter().for_each(|frame| self.pool.free(frame)),
+                Command::ListFlows(filter, cursor, limit, reply) => {
+                    let _sent = reply.send(self.list_flows(&filter, cursor, limit, clock::now()));
+                }
+                Command::DropFlows(filter, cursor, limit, reply) => {
+                    let _sent = reply.send(self.drop_flows(&filter, cursor, limit, clock::now()));
+                }
+                Command::TakeChanges(mut page, reply) => {
+                    let more = self.shard.flows.take_changes(clock::now(), &mut page);
+                    let _sent = reply.send((page, more));
+                }
+                Command::RestoreFlows(flows, reply) => {
+                    let _sent = reply.send(self.restore_flows(&flows, clock::now()));
+                }
                 Command::Report(reply) => {
                     let _sent = reply.send(Box::new(self.report()));
                 }

@@ -1,0 +1,147 @@
+//! Flows on request: listing, counting and dropping, in stretches that never stall a worker.
+
+use espalier_api::flows::{Flow, FlowCount, FlowFilter, FlowListing, FlowPage, FlowState, FlowsDropped};
+use espalier_api::{Direction, InputError, PodName, QueryProtocol};
+
+use super::{Manager, ManagerError};
+use crate::flow::{self, FlowRecord, PodSlot, Selector};
+use crate::worker::FlowMatch;
+
+/// Table entries looked at between two batches.
+const STRETCH: u32 = 4096;
+
+impl Manager {
+    /// One page of a listing.
+    pub fn flows(&self, listing: &FlowListing) -> Result<FlowPage, ManagerError> {
+        let filter = self.flow_match(&listing.filter)?;
+        let limit = listing.limit.clamp(1, STRETCH);
+        let stretch = self.worker.list_flows(filter, listing.cursor, limit).map_err(ManagerError::failed)?;
+        let flows = stretch.flows.iter().filter_map(|flow| self.flow(flow)).collect();
+        Ok(FlowPage { flows, next: stretch.next })
+    }
+
+    /// How many flows fit.
+    pub fn count_flows(&self, filter: &FlowFilter) -> Result<FlowCount, ManagerError> {
+        let filter = self.flow_match(filter)?;
+        let mut count = FlowCount::default();
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let stretch =
+                self.worker.list_flows(filter.clone(), at, STRETCH).map_err(ManagerError::failed)?;
+            for flow in &stretch.flows {
+                count.flows += 1;
+                *count.by_state.entry(state(flow.state)).or_default() += 1;
+                if let Some(pod) = self.pod_in(flow.key.slot()) {
+                    *count.by_pod.entry(pod.clone()).or_default() += 1;
+                }
+            }
+            cursor = stretch.next;
+        }
+        Ok(count)
+    }
+
+    /// Ends the flows that fit. Their next packets are judged anew.
+    pub fn drop_flows(&self, filter: &FlowFilter) -> Result<FlowsDropped, ManagerError> {
+        let filter = self.flow_match(filter)?;
+        let mut dropped = 0;
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let (count, next) =
+                self.worker.drop_flows(filter.clone(), at, STRETCH).map_err(ManagerError::failed)?;
+            dropped += count;
+            cursor = next;
+        }
+        tracing::info!(dropped, "flows dropped on request");
+        Ok(FlowsDropped { dropped })
+    }
+
+    /// The filter in the table's terms; names that nothing has are refused rather than matching nothing.
+    fn flow_match(&self, filter: &FlowFilter) -> Result<FlowMatch, InputError> {
+        let slot = match &filter.pod {
+            Some(name) => {
+                let message =
+                    format!("{name} is not in the enforced snapshot: `espalier pods` lists those that are");
+                let port = self.pods.get(name).ok_or_else(|| InputError::new("pod", message))?;
+                Some(port.slot)
+            }
+            None => None,
+        };
+        let rules = match &filter.rule {
+            Some(id) => {
+                let spans = self.rule_names.spans(id);
+                if spans.is_empty() {
+                    let message =
+                        format!("{id} is no rule of the enforced snapshot: `espalier rules POD` lists them");
+                    return Err(InputError::new("rule", message));
+                }
+                Some(spans)
+            }
+            None => None,
+        };
+        Ok(FlowMatch {
+            slot,
+            remote: filter.remote.map(espalier_api::Address::net),
+            port: filter.port,
+            protocol: filter.protocol.map(|protocol| protocol.0),
+            state: filter.state.map(table_state),
+            rules,
+        })
+    }
+
+    fn pod_in(&self, slot: PodSlot) -> Option<&PodName> {
+        self.pods.iter().find(|(_, port)| port.slot == slot).map(|(name, _)| name)
+    }
+
+    fn flow(&self, flow: &FlowRecord) -> Option<Flow> {
+        let (local_port, remote_port, icmp_id) = match flow.key.selector() {
+            Selector::Ports { local, remote } => (Some(local), Some(remote), None),
+            Selector::Echo { id, .. } => (None, None, Some(id)),
+            Selector::Addresses => (None, None, None),
+        };
+        let rule = self.rule_names.name(flow.rule, flow.generation);
+        let (ingress, egress) = (Direction::Ingress as usize, Direction::Egress as usize);
+        Some(Flow {
+            pod: self.pod_in(flow.key.slot())?.clone(),
+            direction: flow.initiator(),
+            protocol: QueryProtocol(flow.key.protocol()),
+            local: flow.key.local(),
+            local_port,
+            remote: flow.key.remote(),
+            remote_port,
+            icmp_id,
+            state: state(flow.state),
+            rule: rule.and_then(|rule| rule.id.clone()),
+            group: rule.map(|rule| rule.group.clone()),
+            ingress_packets: flow.packets[ingress],
+            ingress_bytes: flow.bytes[ingress],
+            egress_packets: flow.packets[egress],
+            egress_bytes: flow.bytes[egress],
+            age_ms: flow.age_ms,
+            idle_ms: flow.idle_ms,
+        })
+    }
+}
+
+/// The same states, in the table's type and in the API's.
+const STATES: [(flow::FlowState, FlowState); 12] = [
+    (flow::FlowState::SynSent, FlowState::SynSent),
+    (flow::FlowState::SynReceived, FlowState::SynReceived),
+    (flow::FlowState::PickedUp, FlowState::PickedUp),
+    (flow::FlowState::Established, FlowState::Established),
+    (flow::FlowState::HalfClosed, FlowState::HalfClosed),
+    (flow::FlowState::Closing, FlowState::Closing),
+    (flow::FlowState::Reset, FlowState::Reset),
+    (flow::FlowState::Udp, FlowState::Udp),
+    (flow::FlowState::UdpStream, FlowState::UdpStream),
+    (flow::FlowState::Icmp, FlowState::Icmp),
+    (flow::FlowState::Other, FlowState::Other),
+    (flow::FlowState::Untracked, FlowState::Untracked),
+];
+
+fn state(state: flow::FlowState) -> FlowState {
+    STATES.iter().find(|(table, _)| *table == state).map_or(FlowState::Other, |(_, shown)| *shown)
+}
+
+fn table_state(state: FlowState) -> flow::FlowState {
+    STATES.iter().find(|(_, shown)| *shown == state).map_or(flow::FlowState::Other, |(table, _)| *table)
+}
