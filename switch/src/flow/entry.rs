@@ -4,7 +4,7 @@
 
 use espalier_api::rule::{Direction, Family};
 
-use super::key::{FlowKey, KeyV4, KeyV6, PodSlot, Repr, slot_of};
+use super::key::{FlowKey, KeyV4, KeyV6, NO_KEY, PodSlot, Repr, slot_of};
 use super::state::{FlowState, Marks};
 
 /// What is remembered of a flow, whatever its family.
@@ -94,6 +94,15 @@ impl Track {
     }
 }
 
+impl EntryV4 {
+    const FREE: Self = Self { key: KeyV4 { ends: 0, meta: NO_KEY }, track: Track::FREE };
+}
+
+impl EntryV6 {
+    const FREE: Self =
+        Self { key: KeyV6 { local: [0; 2], remote: [0; 2], meta: NO_KEY }, track: Track::FREE };
+}
+
 /// Both pools.
 pub(super) struct Entries {
     v4: Vec<EntryV4>,
@@ -111,11 +120,8 @@ impl Entries {
         let mut entries = Self { v4: Vec::new(), v6: Vec::new() };
         entries.v4.try_reserve_exact(v4).ok()?;
         entries.v6.try_reserve_exact(v6).ok()?;
-        entries.v4.resize(v4, EntryV4 { key: KeyV4 { ends: 0, meta: 0 }, track: Track::FREE });
-        entries.v6.resize(
-            v6,
-            EntryV6 { key: KeyV6 { local: [0; 2], remote: [0; 2], meta: 0 }, track: Track::FREE },
-        );
+        entries.v4.resize(v4, EntryV4::FREE);
+        entries.v6.resize(v6, EntryV6::FREE);
         Some(entries)
     }
 
@@ -142,13 +148,23 @@ impl Entries {
     pub(super) fn is(&self, entry: u32, key: &FlowKey) -> bool {
         let entry = entry as usize;
         match key.0 {
-            Repr::V4(key) => {
-                self.v4.get(entry).is_some_and(|held| held.key == key && held.track.state.is_some())
+            Repr::V4(key) => self.v4.get(entry).is_some_and(|held| held.key == key),
+            Repr::V6(key) => {
+                self.v6.get(entry.wrapping_sub(self.v4.len())).is_some_and(|held| held.key == key)
             }
-            Repr::V6(key) => self
+        }
+    }
+
+    /// Any bit of each line of `entry`, see [`Index::touch`](super::index::Index::touch); 0 if there is no such entry.
+    #[inline]
+    pub(super) fn touch(&self, entry: u32) -> u32 {
+        let entry = entry as usize;
+        match self.v4.get(entry) {
+            Some(held) => held.track.last_seen,
+            None => self
                 .v6
-                .get(entry.wrapping_sub(self.v4.len()))
-                .is_some_and(|held| held.key == key && held.track.state.is_some()),
+                .get(entry - self.v4.len())
+                .map_or(0, |held| held.key.local[0] as u32 ^ held.track.last_seen),
         }
     }
 
@@ -196,9 +212,14 @@ impl Entries {
         }
     }
 
-    /// Marks `entry` free.
+    /// Frees `entry`: it is no flow, and no key is its own.
     pub(super) fn clear(&mut self, entry: u32) {
-        self.track_mut(entry).2.state = None;
+        let entry = entry as usize;
+        let split = self.v4.len();
+        match self.v4.get_mut(entry) {
+            Some(held) => *held = EntryV4::FREE,
+            None => self.v6[entry - split] = EntryV6::FREE,
+        }
     }
 }
 

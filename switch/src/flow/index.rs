@@ -16,7 +16,7 @@ const HIGH: u64 = 0x8000_8000_8000_8000;
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// Eight 16-bit tags, four a word; 0 marks a free lane.
+    /// Eight 16-bit tags, four a word; 0 in a free lane, but not only there.
     tags: [u64; 2],
     entries: [u32; LANES],
     /// How many entries have this bucket between their home and their place.
@@ -39,7 +39,7 @@ fn matches(word: u64, tag: u16) -> u64 {
 
 #[inline]
 fn tag(hash: u64) -> u16 {
-    (hash as u16).max(1)
+    hash as u16
 }
 
 impl Bucket {
@@ -107,6 +107,13 @@ impl Index {
 
     fn after(&self, bucket: usize) -> usize {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
+    }
+
+    /// Any bit of the home bucket, to have its line on the way while other keys are looked at. So little else is done
+    /// that many lines are.
+    #[inline]
+    pub(super) fn touch(&self, hash: u64) -> u32 {
+        self.buckets[self.home(hash)].passed
     }
 
     /// A guess without a branch on memory: the entry of the first lane in the home bucket whose tag fits.

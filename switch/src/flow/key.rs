@@ -67,12 +67,16 @@ pub(super) struct KeyV6 {
     pub(super) meta: u64,
 }
 
+/// The `meta` of a free entry, which no key has.
+pub(super) const NO_KEY: u64 = u64::MAX;
+
 const KIND_PORTS: u8 = 0;
 const KIND_ADDRESSES: u8 = 1;
 const KIND_ECHO_INGRESS: u8 = 2;
 const KIND_ECHO_EGRESS: u8 = 3;
 
 /// Slot, first selector word, second selector word, protocol, kind: from the high bits down.
+#[inline]
 fn meta(slot: PodSlot, protocol: u8, selector: Selector) -> u64 {
     let (first, second, kind) = match selector {
         Selector::Ports { local, remote } => (local, remote, KIND_PORTS),
@@ -88,12 +92,14 @@ fn meta(slot: PodSlot, protocol: u8, selector: Selector) -> u64 {
 }
 
 /// The slot in a packed `meta`.
+#[inline]
 pub(super) fn slot_of(meta: u64) -> PodSlot {
     PodSlot((meta >> 48) as u16)
 }
 
 impl FlowKey {
     /// A flow of a protocol with ports.
+    #[inline]
     pub fn tcp_udp(
         slot: PodSlot,
         local: IpAddr,
@@ -108,6 +114,7 @@ impl FlowKey {
 
     /// An ICMP or ICMPv6 query by identifier. Requests from the pod and requests from the remote end that happen to
     /// use one identifier are two flows: `initiator` is the direction of the request, for replies too.
+    #[inline]
     pub fn echo(
         slot: PodSlot,
         local: IpAddr,
@@ -120,11 +127,13 @@ impl FlowKey {
     }
 
     /// A flow of any other protocol (EC2 tracks those by addresses alone).
+    #[inline]
     pub fn addresses_only(slot: PodSlot, local: IpAddr, remote: IpAddr, protocol: u8) -> Self {
         Self::new(slot, local, remote, protocol, Selector::Addresses)
     }
 
     /// The key for `selector`. Ends of unlike families, which no packet has, are both taken as IPv6.
+    #[inline]
     pub fn new(slot: PodSlot, local: IpAddr, remote: IpAddr, protocol: u8, selector: Selector) -> Self {
         let meta = meta(slot, protocol, selector);
         match (local, remote) {
@@ -138,6 +147,7 @@ impl FlowKey {
         }
     }
 
+    #[inline]
     fn meta(&self) -> u64 {
         match self.0 {
             Repr::V4(key) => key.meta,
@@ -146,11 +156,13 @@ impl FlowKey {
     }
 
     /// The pod the flow belongs to.
+    #[inline]
     pub fn slot(&self) -> PodSlot {
         slot_of(self.meta())
     }
 
     /// IPv4 or IPv6.
+    #[inline]
     pub fn family(&self) -> Family {
         match self.0 {
             Repr::V4(_) => Family::V4,
@@ -196,6 +208,7 @@ impl FlowKey {
     }
 }
 
+#[inline]
 fn as_v6(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -203,6 +216,7 @@ fn as_v6(address: IpAddr) -> Ipv6Addr {
     }
 }
 
+#[inline]
 fn words(address: Ipv6Addr) -> [u64; 2] {
     let bits = address.to_bits();
     [(bits >> 64) as u64, bits as u64]

@@ -121,6 +121,17 @@ impl FlowState {
         }
     }
 
+    /// Whether a packet with these flags surely changes nothing, unless the flow has rested for long.
+    #[inline]
+    pub(super) fn is_steady(self, flags: u8) -> bool {
+        const STEADY: u32 = 1 << FlowState::Established as u32
+            | 1 << FlowState::UdpStream as u32
+            | 1 << FlowState::Icmp as u32
+            | 1 << FlowState::Other as u32
+            | 1 << FlowState::Untracked as u32;
+        STEADY >> self as u32 & 1 != 0 && flags & (SYN | FIN | RST) == 0
+    }
+
     /// The aging class.
     #[inline]
     pub(super) fn class(self) -> Class {
@@ -236,15 +247,7 @@ impl Marks {
 
 /// What a TCP packet with `flags` makes of a flow in `state`; nothing if it opens a new connection on the ports of one
 /// that has ended.
-#[inline]
 pub(super) fn tcp(state: FlowState, marks: &mut Marks, direction: Direction, flags: u8) -> Option<FlowState> {
-    if state == FlowState::Established && flags & (SYN | FIN | RST) == 0 {
-        return Some(state);
-    }
-    transition(state, marks, direction, flags)
-}
-
-fn transition(state: FlowState, marks: &mut Marks, direction: Direction, flags: u8) -> Option<FlowState> {
     if flags & RST != 0 {
         if state != FlowState::Reset {
             marks.forget_alive();

@@ -119,6 +119,17 @@ mod tests {
         }
     }
 
+    /// The fast path of `on_packet` checks no timeout below that.
+    #[test]
+    fn no_steady_flow_is_over_before_it_counts_as_resting() {
+        use super::super::changes::Changes;
+        let least = Timeouts::NITRO.with_icmp(5).and_then(|timeouts| timeouts.with_untracked(5)).unwrap();
+        for class in [Class::Established, Class::UdpStream, Class::Icmp, Class::Other, Class::Untracked] {
+            assert!(least.ticks()[class as usize] > Changes::RESTING);
+        }
+        assert!(Timeouts::NITRO.with_icmp(4).is_err() && Timeouts::NITRO.with_untracked(4).is_err());
+    }
+
     #[test]
     fn ec2s_ranges_hold_at_both_ends() {
         let timeouts = Timeouts::NITRO;
