@@ -309,6 +309,21 @@ fn a_sweep_stays_within_its_budget_and_frees_every_flow_that_is_over() {
 }
 
 #[test]
+fn flows_that_end_together_are_freed_together() {
+    let mut table = FlowTable::new(&config(4096, 4096, 0, 16)).unwrap();
+    for port in 0..2000 {
+        table.insert(&key(PodSlot(port % 2), UDP, port), &new(packet(Egress, 0)), at(0)).unwrap();
+    }
+    let mut calls = 0;
+    while !table.is_empty() {
+        assert!(table.sweep(at(31), 64) <= 64);
+        calls += 1;
+        assert!(calls < 100, "{} are left", table.len());
+    }
+    assert_eq!(table.sweep(at(31), 64), 0);
+}
+
+#[test]
 fn a_batch_finds_what_single_lookups_find() {
     let mut table = FlowTable::new(&config(4096, 4096, 0, 4096)).unwrap();
     for port in (0..4000).step_by(2) {

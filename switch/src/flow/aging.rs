@@ -15,24 +15,42 @@ const LOOKS: u32 = 4;
 /// Flows of one pod and class looked at before other pods have their turn.
 const TURN: usize = 32;
 
+/// How far the sweep has come. A pass visits every pod; the next one begins with the next tick, or at once if flows that
+/// are due had to be left, so that a worker that sweeps every few microseconds does not read the same queues each time.
+#[derive(Default)]
+pub(super) struct Sweep {
+    slot: usize,
+    tick: u32,
+    left_some: bool,
+}
+
 impl FlowTable {
     /// Frees entries of flows that are over, in at most `budget` steps (a pod visited or a flow looked at). Returns
-    /// how many were freed.
+    /// how many were freed. Costs next to nothing when nothing is due.
+    #[inline]
     pub fn sweep(&mut self, now: Now, budget: usize) -> usize {
-        let tick = now.tick();
+        let idle = self.sweep.slot == 0 && !self.sweep.left_some && self.sweep.tick == now.tick();
+        if idle { 0 } else { self.sweep_pods(now.tick(), budget) }
+    }
+
+    fn sweep_pods(&mut self, tick: u32, budget: usize) -> usize {
         let mut left = budget;
         let mut freed = 0;
-        for _ in 0..self.pods.len() {
-            if left == 0 {
-                break;
-            }
+        if self.sweep.slot == 0 {
+            self.sweep.tick = tick;
+            self.sweep.left_some = false;
+        }
+        while left > 0 {
             left -= 1;
-            let slot = self.sweep_at;
-            self.sweep_at = (slot + 1) % self.pods.len();
+            let slot = self.sweep.slot;
             if self.pods[slot].len() > 0 {
                 for class in Class::ALL {
                     freed += self.sweep_queue(slot, class, tick, &mut left);
                 }
+            }
+            self.sweep.slot = (slot + 1) % self.pods.len();
+            if self.sweep.slot == 0 {
+                break;
             }
         }
         self.stats.expired += freed as u64;
@@ -44,9 +62,13 @@ impl FlowTable {
         // Half-open connections keep the order in which they began, for the eviction of the oldest.
         let pause = if class == Class::HalfOpen { limit } else { limit / LOOKS };
         let mut freed = 0;
-        for _ in 0..TURN.min(*left) {
+        for turn in 0.. {
             let Some(head) = self.pods[slot].queues[class as usize].head() else { break };
             if elapsed(tick, self.links.queued(head)) <= pause {
+                break;
+            }
+            if turn == TURN || *left == 0 {
+                self.sweep.left_some = true;
                 break;
             }
             *left -= 1;

@@ -7,6 +7,7 @@ use std::hint::black_box;
 
 use espalier_api::rule::{Direction, Family};
 
+use super::aging::Sweep;
 use super::changes::Changes;
 use super::config::{FlowConfig, FlowConfigError};
 use super::entry::{Entries, Track};
@@ -33,7 +34,7 @@ pub struct FlowTable {
     pools: [Pool; 2],
     half_open_per_pod: u32,
     memory_bytes: u64,
-    pub(super) sweep_at: usize,
+    pub(super) sweep: Sweep,
     pub(super) changes: Changes,
     pub(super) stats: FlowStats,
 }
@@ -53,7 +54,7 @@ impl FlowTable {
             pools: [Pool::new(config.ipv4, config.pods), Pool::new(config.ipv6, config.pods)],
             half_open_per_pod: config.half_open_per_pod,
             memory_bytes: config.memory_bytes(),
-            sweep_at: 0,
+            sweep: Sweep::default(),
             changes: Changes::new(v4 + v6).ok_or_else(refused)?,
             stats: FlowStats::default(),
         };
