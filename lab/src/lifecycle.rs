@@ -109,15 +109,10 @@ impl Lab {
             "lab {}: making namespaces for scenario {}",
             options.name, scenario.name
         ));
-        let built = Topology::build(&options.name, &scenario, mtu, options.wiring, dir.path());
-        let topology = match built {
-            Ok(topology) => topology.keep(),
-            Err(error) => {
-                // The error at hand says more than one while clearing up.
-                let _ = dir.remove();
-                return Err(error);
-            }
-        };
+        let mut unfinished = Unfinished(Some(&dir));
+        let topology = Topology::build(&options.name, &scenario, mtu, options.wiring, dir.path())?.keep();
+        unfinished.0 = None;
+        drop(unfinished);
         let control = Control::new(dir.file("switch.sock"));
         let mut lab = Self {
             name: options.name.clone(),
@@ -136,7 +131,7 @@ impl Lab {
     /// A handle on a lab that is up; dropping it leaves the lab up.
     pub fn attach(name: &LabName) -> Result<Self, LabError> {
         let dir = RunDir::open(name)?;
-        let state = dir.state().ok_or_else(|| LabError::Unexpected(unfinished(name)))?;
+        let state = dir.state().ok_or_else(|| LabError::Unexpected(killed_early(name)))?;
         let topology = Topology::existing(name, &state.scenario);
         let control = Control::new(dir.file("switch.sock"));
         let scenario = state.scenario;
@@ -335,7 +330,19 @@ pub fn list() -> Vec<LabInfo> {
     RunDir::names().into_iter().filter_map(info).collect()
 }
 
-fn unfinished(name: &LabName) -> String {
+/// Frees the name when a lab's network could not be made; its namespaces have removed themselves.
+struct Unfinished<'a>(Option<&'a RunDir>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(dir) = self.0 {
+            // The error or panic at hand says more than one while clearing up.
+            let _ = dir.remove();
+        }
+    }
+}
+
+fn killed_early(name: &LabName) -> String {
     format!("lab {name} was killed while it was made: remove it with `espalier lab down --name {name}`")
 }
 

@@ -5,6 +5,7 @@
 //! Nothing here leaves the calling thread in another namespace.
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -200,7 +201,7 @@ impl Drop for NetNs {
     fn drop(&mut self) {
         if self.owned {
             // Nobody is left to hear of a failure; `lab down` and the next boot clean up.
-            let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
+            let _ = run_tool("ip", Command::new("ip").args(["netns", "del", &self.name]), &self.name, None);
         }
     }
 }
@@ -218,6 +219,8 @@ fn run_tool(
     namespace: &str,
     input: Option<&str>,
 ) -> Result<String, NetNsError> {
+    // A Ctrl-C on the terminal is for the lab, which then needs its tools to clear up.
+    command.process_group(0);
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = |source| NetNsError::Tool { tool, source };

@@ -107,3 +107,32 @@ fn metadata(stream: &mut TcpStream) -> io::Result<()> {
         body.len()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use espalier_api::Family;
+
+    #[test]
+    fn the_resolver_answers_over_tcp_message_by_message() {
+        let address: IpAddr = "10.0.2.20".parse().unwrap();
+        let names = dns::Names::from([("db.lab.internal".to_owned(), vec![address])]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut served = listener.accept().unwrap().0;
+        thread::scope(|scope| {
+            scope.spawn(|| resolve_tcp(&mut served, &names));
+            for id in [1, 2] {
+                let question = dns::question(id, "db.lab.internal", Family::V4).unwrap();
+                let length = u16::try_from(question.len()).unwrap().to_be_bytes();
+                client.write_all(&[&length[..], &question].concat()).unwrap();
+                let mut length = [0; 2];
+                client.read_exact(&mut length).unwrap();
+                let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+                client.read_exact(&mut reply).unwrap();
+                assert_eq!(dns::addresses(id, &reply), Ok(vec![address]));
+            }
+            client.shutdown(std::net::Shutdown::Both).unwrap();
+        });
+    }
+}

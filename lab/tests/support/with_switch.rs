@@ -31,15 +31,14 @@ pub(crate) fn switch() -> &'static Path {
 
 /// A lab of its own that is up, with further flags for its switch.
 pub(crate) fn up(tag: &str, scenario: &str, mtu: Option<u32>, flags: &[&str]) -> Lab {
+    let switch_flags = flags.iter().map(Into::into).collect();
+    up_with(tag, Scenario::load(scenario).unwrap(), Options { mtu, switch_flags, ..Options::default() })
+}
+
+/// A lab of its own that is up; name and switch program are put into the options.
+pub(crate) fn up_with(tag: &str, scenario: Scenario, options: Options) -> Lab {
     let name = format!("s{tag}{}", std::process::id()).parse().unwrap();
-    let options = Options {
-        name,
-        mtu,
-        switch: Some(switch().into()),
-        switch_flags: flags.iter().map(Into::into).collect(),
-        ..Options::default()
-    };
-    Lab::up(&options, Scenario::load(scenario).unwrap()).unwrap()
+    Lab::up(&Options { name, switch: Some(switch().into()), ..options }, scenario).unwrap()
 }
 
 /// The status once nothing is under way: every packet and every frame has its place.
