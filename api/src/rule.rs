@@ -28,6 +28,14 @@ impl Direction {
             Self::Egress => "egress",
         }
     }
+
+    /// The other one.
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
 }
 
 impl fmt::Display for Direction {

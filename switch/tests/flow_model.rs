@@ -83,8 +83,8 @@ fn key(slot: u16, flow: u8) -> FlowKey {
         0 => FlowKey::tcp_udp(slot, local, remote, TCP, 1000, 80),
         1 => FlowKey::tcp_udp(slot, local, remote, UDP, 1000, 53),
         2 => FlowKey::tcp_udp(slot, local, remote, TCP, 80, 1000),
-        3 => FlowKey::echo(slot, local, remote, 1, 5, Egress),
-        4 => FlowKey::echo(slot, local, remote, 1, 5, Ingress),
+        3 => FlowKey::query(slot, local, remote, 1, (8, 5), Egress).expect("a request"),
+        4 => FlowKey::query(slot, local, remote, 1, (8, 5), Ingress).expect("a request"),
         _ => FlowKey::addresses_only(slot, local, remote, 47),
     }
 }

@@ -13,15 +13,16 @@ use super::time::{self, Now, elapsed};
 pub(super) const REFRESH_MS: u64 = 16_000;
 const REFRESH: u64 = REFRESH_MS / 64;
 /// Entries the refresh passes in one call, at most.
-const REFRESH_STEP: u64 = 8192;
-/// Words of 64 entries looked at in one call, at most: all of a table of four million.
-const WORDS: usize = 1 << 16;
+const REFRESH_STEP: u64 = 4096;
+/// Words of 64 entries looked at in one call, at most.
+const WORDS: usize = 8192;
 
 /// The marks of one table.
 pub(super) struct Changes {
     marks: Vec<u64>,
-    /// Word to look at next.
+    /// Word to look at next, and words left in this round.
     at: usize,
+    left: usize,
     /// Entry the refresh comes to next, and the tick up to which it has done its part.
     refresh_at: u32,
     refreshed: u32,
@@ -66,7 +67,7 @@ impl Changes {
         let mut marks = Vec::new();
         marks.try_reserve_exact(words).ok()?;
         marks.resize(words, 0);
-        Some(Self { marks, at: 0, refresh_at: 0, refreshed: 0 })
+        Some(Self { marks, at: 0, left: 0, refresh_at: 0, refreshed: 0 })
     }
 
     #[inline]
@@ -76,15 +77,18 @@ impl Changes {
 }
 
 impl FlowTable {
-    /// Fills `page` anew with entries that changed since they were last taken. Returns whether more changes are known,
-    /// for which the page has no room. Call it several times a second; it allocates nothing.
+    /// Fills `page` anew with entries that changed since they were last taken. Returns whether there is more to be had
+    /// at once: each call does a bounded part. Have all of it several times a second. Allocates nothing.
     pub fn take_changes(&mut self, now: Now, page: &mut ChangePage) -> bool {
-        self.refresh(now.tick());
+        let behind = self.refresh(now.tick());
         page.now = now;
         page.changes.clear();
         let mut room = page.changes.capacity();
         let words = self.changes.marks.len();
-        for _ in 0..WORDS.min(words) {
+        if self.changes.left == 0 {
+            self.changes.left = words;
+        }
+        for _ in 0..WORDS.min(self.changes.left) {
             let word = self.changes.at;
             while self.changes.marks[word] != 0 {
                 if room == 0 {
@@ -97,18 +101,19 @@ impl FlowTable {
                 room -= 1;
             }
             self.changes.at = (word + 1) % words;
+            self.changes.left -= 1;
         }
-        false
+        behind || self.changes.left > 0
     }
 
-    /// Marks the busy flows among the entries that are due.
-    fn refresh(&mut self, tick: u32) {
+    /// Marks the busy flows among the entries that are due; whether more are due.
+    fn refresh(&mut self, tick: u32) -> bool {
         let entries = self.entries.len() as u64;
         let late = u64::from(elapsed(tick, self.changes.refreshed));
         let due = if late >= REFRESH { entries } else { entries * late / REFRESH };
         let step = due.min(REFRESH_STEP);
         if step == 0 {
-            return;
+            return false;
         }
         for _ in 0..step {
             let entry = self.changes.refresh_at;
@@ -120,5 +125,6 @@ impl FlowTable {
         }
         let done = if step == due { late } else { late * step / due };
         self.changes.refreshed = self.changes.refreshed.wrapping_add(done as u32);
+        step < due
     }
 }

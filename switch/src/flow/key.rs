@@ -28,8 +28,10 @@ pub enum Selector {
         /// The other end's port.
         remote: u16,
     },
-    /// ICMP and ICMPv6 echo (and timestamp): the identifier, and who asks.
-    Echo {
+    /// ICMP and ICMPv6 queries: what is asked, the identifier, and who asks.
+    Query {
+        /// The ICMP type of the request.
+        request: u8,
         /// The identifier in the request and its reply.
         id: u16,
         /// The direction of the requests.
@@ -70,18 +72,33 @@ pub(super) struct KeyV6 {
 /// The `meta` of a free entry, which no key has.
 pub(super) const NO_KEY: u64 = u64::MAX;
 
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+// RFC 792 and RFC 4443; the other queries of ICMP are deprecated (RFC 6918).
+const ECHO_REPLY: u8 = 0;
+const ECHO: u8 = 8;
+const TIMESTAMP: u8 = 13;
+const TIMESTAMP_REPLY: u8 = 14;
+const ECHO_V6: u8 = 128;
+const ECHO_V6_REPLY: u8 = 129;
+
 const KIND_PORTS: u8 = 0;
 const KIND_ADDRESSES: u8 = 1;
-const KIND_ECHO_INGRESS: u8 = 2;
-const KIND_ECHO_EGRESS: u8 = 3;
+const KIND_QUERY_INGRESS: u8 = 2;
+const KIND_QUERY_EGRESS: u8 = 3;
 
 /// Slot, first selector word, second selector word, protocol, kind: from the high bits down.
 #[inline]
 fn meta(slot: PodSlot, protocol: u8, selector: Selector) -> u64 {
     let (first, second, kind) = match selector {
         Selector::Ports { local, remote } => (local, remote, KIND_PORTS),
-        Selector::Echo { id, initiator: Direction::Ingress } => (id, 0, KIND_ECHO_INGRESS),
-        Selector::Echo { id, initiator: Direction::Egress } => (id, 0, KIND_ECHO_EGRESS),
+        Selector::Query { request, id, initiator } => {
+            let kind = match initiator {
+                Direction::Ingress => KIND_QUERY_INGRESS,
+                Direction::Egress => KIND_QUERY_EGRESS,
+            };
+            (id, u16::from(request), kind)
+        }
         Selector::Addresses => (0, 0, KIND_ADDRESSES),
     };
     u64::from(slot.0) << 48
@@ -112,18 +129,26 @@ impl FlowKey {
         Self::new(slot, local, remote, protocol, selector)
     }
 
-    /// An ICMP or ICMPv6 query by identifier. Requests from the pod and requests from the remote end that happen to
-    /// use one identifier are two flows: `initiator` is the direction of the request, for replies too.
+    /// The flow of an ICMP or ICMPv6 message that asks or answers; nothing for any other. Requests from the pod and
+    /// requests from the remote end that happen to use one identifier are two flows.
     #[inline]
-    pub fn echo(
+    pub fn query(
         slot: PodSlot,
         local: IpAddr,
         remote: IpAddr,
         protocol: u8,
-        id: u16,
-        initiator: Direction,
-    ) -> Self {
-        Self::new(slot, local, remote, protocol, Selector::Echo { id, initiator })
+        message: (u8, u16),
+        direction: Direction,
+    ) -> Option<Self> {
+        let (kind, id) = message;
+        let (request, initiator) = match (protocol, kind) {
+            (ICMP, ECHO | TIMESTAMP) | (ICMPV6, ECHO_V6) => (kind, direction),
+            (ICMP, ECHO_REPLY) => (ECHO, direction.opposite()),
+            (ICMP, TIMESTAMP_REPLY) => (TIMESTAMP, direction.opposite()),
+            (ICMPV6, ECHO_V6_REPLY) => (ECHO_V6, direction.opposite()),
+            _ => return None,
+        };
+        Some(Self::new(slot, local, remote, protocol, Selector::Query { request, id, initiator }))
     }
 
     /// A flow of any other protocol (EC2 tracks those by addresses alone).
@@ -196,8 +221,12 @@ impl FlowKey {
         let (first, second) = ((self.meta() >> 32) as u16, (self.meta() >> 16) as u16);
         match self.meta() as u8 {
             KIND_ADDRESSES => Selector::Addresses,
-            KIND_ECHO_INGRESS => Selector::Echo { id: first, initiator: Direction::Ingress },
-            KIND_ECHO_EGRESS => Selector::Echo { id: first, initiator: Direction::Egress },
+            KIND_QUERY_INGRESS => {
+                Selector::Query { request: second as u8, id: first, initiator: Direction::Ingress }
+            }
+            KIND_QUERY_EGRESS => {
+                Selector::Query { request: second as u8, id: first, initiator: Direction::Egress }
+            }
             _ => Selector::Ports { local: first, remote: second },
         }
     }
@@ -277,7 +306,8 @@ mod tests {
     fn selector() -> impl Strategy<Value = Selector> {
         prop_oneof![
             (any::<u16>(), any::<u16>()).prop_map(|(local, remote)| Selector::Ports { local, remote }),
-            (any::<u16>(), any::<bool>()).prop_map(|(id, out)| Selector::Echo {
+            (any::<u8>(), any::<u16>(), any::<bool>()).prop_map(|(request, id, out)| Selector::Query {
+                request,
                 id,
                 initiator: if out { Direction::Egress } else { Direction::Ingress }
             }),
@@ -310,9 +340,12 @@ mod tests {
     #[test]
     fn an_identifier_asked_from_both_ends_makes_two_flows() {
         let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(10, 0, 0, 2).into());
-        let ours = FlowKey::echo(PodSlot(1), local, remote, 1, 9, Direction::Egress);
-        let theirs = FlowKey::echo(PodSlot(1), local, remote, 1, 9, Direction::Ingress);
-        assert_ne!(ours, theirs);
+        let key = |kind, direction| FlowKey::query(PodSlot(1), local, remote, 1, (kind, 9), direction);
+        assert_ne!(key(8, Direction::Egress), key(8, Direction::Ingress));
+        assert_eq!(key(8, Direction::Egress), key(0, Direction::Ingress));
+        assert_eq!(key(13, Direction::Ingress), key(14, Direction::Egress));
+        assert_ne!(key(8, Direction::Egress), key(13, Direction::Egress), "what is asked counts");
+        assert_eq!(key(3, Direction::Egress), None);
     }
 
     #[test]

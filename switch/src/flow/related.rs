@@ -86,7 +86,7 @@ impl FlowTable {
     pub fn related(&self, message: &IcmpMessage<'_>, now: Now) -> Result<FlowHandle, Unrelated> {
         let key = embedded_key(message)?;
         let Found::Hit(handle) = self.find(&key) else { return Err(Unrelated::NoFlow) };
-        let sent = self.entries.track(handle.0).packets()[opposite(message.direction) as usize];
+        let sent = self.entries.track(handle.0).packets()[message.direction.opposite() as usize];
         if sent == 0 || self.is_over(handle.0, now.tick()) { Err(Unrelated::NoFlow) } else { Ok(handle) }
     }
 }
@@ -145,14 +145,9 @@ fn key(
         return Ok(FlowKey::tcp_udp(message.slot, local, remote, protocol, local_port, remote_port));
     }
     let [kind] = array(packet.upper, 0)?;
-    let sent = opposite(message.direction);
-    let initiator = match (protocol, kind) {
-        (ICMP, 8 | 13) | (ICMPV6, 128) => sent,
-        (ICMP, 0 | 14) | (ICMPV6, 129) => message.direction,
-        _ => return Err(Unrelated::EmbeddedInvalid),
-    };
-    let id = u16::from_be_bytes(array(packet.upper, 4)?);
-    Ok(FlowKey::echo(message.slot, local, remote, protocol, id, initiator))
+    let query = (kind, u16::from_be_bytes(array(packet.upper, 4)?));
+    let sent = message.direction.opposite();
+    FlowKey::query(message.slot, local, remote, protocol, query, sent).ok_or(Unrelated::EmbeddedInvalid)
 }
 
 fn ipv4(bytes: &[u8]) -> Result<Embedded<'_>, Unrelated> {
@@ -220,13 +215,6 @@ fn extension(packet: &mut Embedded<'_>) -> Result<bool, Unrelated> {
     Ok(true)
 }
 
-fn opposite(direction: Direction) -> Direction {
-    match direction {
-        Direction::Ingress => Direction::Egress,
-        Direction::Egress => Direction::Ingress,
-    }
-}
-
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unrelated> {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(Unrelated::Truncated)
 }
@@ -234,7 +222,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unrelated> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{FlowConfig, NewFlow, PacketFacts};
+    use crate::flow::{FlowConfig, NewFlow, PacketFacts, Selector};
     use Direction::{Egress, Ingress};
     use etherparse::PacketBuilder;
 
@@ -336,7 +324,8 @@ mod tests {
             let mut embedded = udp4(LOCAL, REMOTE, (u16::from(kind) << 8, 0));
             embedded[9] = ICMP;
             embedded[24..26].copy_from_slice(&77_u16.to_be_bytes());
-            let expected = FlowKey::echo(POD, LOCAL.into(), REMOTE.into(), ICMP, 77, initiator);
+            let selector = Selector::Query { request: 8, id: 77, initiator };
+            let expected = FlowKey::new(POD, LOCAL.into(), REMOTE.into(), ICMP, selector);
             assert_eq!(embedded_key(&ingress(&error(11, &embedded))), Ok(expected));
         }
     }

@@ -95,7 +95,7 @@ impl Manager {
     fn flow(&self, flow: &FlowRecord) -> Option<Flow> {
         let (local_port, remote_port, icmp_id) = match flow.key.selector() {
             Selector::Ports { local, remote } => (Some(local), Some(remote), None),
-            Selector::Echo { id, .. } => (None, None, Some(id)),
+            Selector::Query { id, .. } => (None, None, Some(id)),
             Selector::Addresses => (None, None, None),
         };
         let rule = self.rule_names.name(flow.rule, flow.generation);

@@ -4,7 +4,6 @@ use espalier_api::Direction;
 use espalier_rules::{Decision, Engine, Tuple};
 
 use crate::flow::{FlowKey, Selector};
-use crate::packet::protocol;
 use crate::tables::{PodTable, Tables};
 
 /// The decision of the pod's policy.
@@ -23,10 +22,7 @@ pub(super) fn opening(key: &FlowKey, initiator: Direction) -> Tuple {
             };
             Tuple::with_ports(initiator, remote, number, source, destination)
         }
-        Selector::Echo { .. } => {
-            let request = if number == protocol::ICMPV6 { 128 } else { 8 };
-            Tuple::icmp(initiator, remote, number, request, 0)
-        }
+        Selector::Query { request, .. } => Tuple::icmp(initiator, remote, number, request, 0),
         Selector::Addresses => Tuple::bare(initiator, remote, number),
     }
 }

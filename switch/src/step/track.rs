@@ -10,7 +10,7 @@ use crate::flow::related::{IcmpMessage, is_error};
 use crate::flow::{
     FlowHandle, FlowKey, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
 };
-use crate::packet::{Packet, Upper, protocol};
+use crate::packet::{Packet, Upper};
 use crate::reason::DropReason;
 use crate::tables::{PodTable, Tables};
 
@@ -33,7 +33,7 @@ impl<'a> Leg<'a> {
         Self { slot, direction: Direction::Ingress, packet, head }
     }
 
-    /// The flow it would belong to. ICMP messages other than echo make none: nothing answers them.
+    /// The flow it would belong to. ICMP messages other than queries make none: nothing answers them.
     fn key(&self) -> Option<FlowKey> {
         let Packet { source, destination, protocol, .. } = *self.packet;
         let (local, remote) = match self.direction {
@@ -49,8 +49,7 @@ impl<'a> Leg<'a> {
                 Some(FlowKey::tcp_udp(self.slot, local, remote, protocol, local_port, remote_port))
             }
             Upper::Icmp { kind, id, .. } => {
-                let initiator = echo_initiator(protocol, kind, self.direction)?;
-                Some(FlowKey::echo(self.slot, local, remote, protocol, id, initiator))
+                FlowKey::query(self.slot, local, remote, protocol, (kind, id), self.direction)
             }
             Upper::Opaque => Some(FlowKey::addresses_only(self.slot, local, remote, protocol)),
         }
@@ -86,18 +85,6 @@ impl<'a> Leg<'a> {
     }
 }
 
-/// Who sent the request, if this is an echo request or reply.
-fn echo_initiator(number: u8, kind: u8, direction: Direction) -> Option<Direction> {
-    match (number, kind) {
-        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(direction),
-        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Some(match direction {
-            Direction::Ingress => Direction::Egress,
-            Direction::Egress => Direction::Ingress,
-        }),
-        _ => None,
-    }
-}
-
 /// Passes the packet for one pod, or says why not.
 pub(super) fn track<P>(
     shard: &mut Shard<P>,
@@ -116,7 +103,7 @@ pub(super) fn track<P>(
     begin(shard, tables, now, pod, leg, &key)
 }
 
-/// ICMP other than echo: an error about a live flow passes with it, anything else needs a rule. Neither makes state.
+/// ICMP other than queries: an error about a live flow passes with it, anything else needs a rule. Neither makes state.
 fn stateless<P>(
     shard: &mut Shard<P>,
     tables: &Tables,

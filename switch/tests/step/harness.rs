@@ -187,6 +187,8 @@ pub(crate) enum Load {
     Udp(u16, u16),
     Ping(u16),
     Pong(u16),
+    AskTime(u16),
+    TellTime(u16),
 }
 
 /// An IP packet in an Ethernet frame.
@@ -209,11 +211,19 @@ pub(crate) fn frame(macs: ([u8; 6], [u8; 6]), source: &str, destination: &str, l
         Load::Udp(from, to) => ip.udp(from, to).write(&mut frame, b"payload"),
         Load::Ping(id) if v6 => ip.icmpv6_echo_request(id, 1).write(&mut frame, b"ping"),
         Load::Pong(id) if v6 => ip.icmpv6_echo_reply(id, 1).write(&mut frame, b"ping"),
+        Load::AskTime(id) => ip.icmpv4_raw(13, 0, time(id)).write(&mut frame, &[0; 12]),
+        Load::TellTime(id) => ip.icmpv4_raw(14, 0, time(id)).write(&mut frame, &[0; 12]),
         Load::Ping(id) => ip.icmpv4_echo_request(id, 1).write(&mut frame, b"ping"),
         Load::Pong(id) => ip.icmpv4_echo_reply(id, 1).write(&mut frame, b"ping"),
     }
     .unwrap();
     frame
+}
+
+/// Identifier and sequence number of an ICMP timestamp message.
+fn time(id: u16) -> [u8; 4] {
+    let [high, low] = id.to_be_bytes();
+    [high, low, 0, 1]
 }
 
 /// A frame of a host on the VPC's side, its tag already off.

@@ -71,6 +71,11 @@ fn pings_pass_with_their_replies_and_no_further() {
     bench.forwarded(trunk(WEB), &from_host(WEB, HOST_IP, WEB_IP, Load::Pong(7)), Some(WEB));
     let stray = from_host(WEB, HOST_IP, WEB_IP, Load::Pong(8));
     assert_eq!(bench.dropped(trunk(WEB), &stray), DropReason::DeniedIngress);
+    // Another question under the identifier of an allowed one needs a rule of its own.
+    let time = from_host(WEB, HOST_IP, WEB_IP, Load::AskTime(7));
+    assert_eq!(bench.dropped(trunk(WEB), &time), DropReason::DeniedIngress);
+    bench.forwarded(pod(WEB), &tagged(WEB, from_pod(WEB, WEB_IP, HOST_IP, Load::AskTime(7))), None);
+    bench.forwarded(trunk(WEB), &from_host(WEB, HOST_IP, WEB_IP, Load::TellTime(7)), Some(WEB));
 }
 
 #[test]
