@@ -11,6 +11,7 @@ use super::time::{self, Now, elapsed};
 
 /// Time in which the refresh passes all entries once.
 pub(super) const REFRESH_MS: u64 = 16_000;
+/// The same in ticks.
 const REFRESH: u64 = REFRESH_MS / 64;
 /// Entries the refresh passes in one call, at most.
 const REFRESH_STEP: u64 = 4096;
@@ -23,9 +24,10 @@ pub(super) struct Changes {
     /// Word to look at next, and words left in this round.
     at: usize,
     left: usize,
-    /// Entry the refresh comes to next, and the tick up to which it has done its part.
+    /// Entry the refresh comes to next, when it last ran, and what it owes, in entries times ticks.
     refresh_at: u32,
     refreshed: u32,
+    owed: u64,
 }
 
 /// The present state of one entry.
@@ -67,7 +69,7 @@ impl Changes {
         let mut marks = Vec::new();
         marks.try_reserve_exact(words).ok()?;
         marks.resize(words, 0);
-        Some(Self { marks, at: 0, left: 0, refresh_at: 0, refreshed: 0 })
+        Some(Self { marks, at: 0, left: 0, refresh_at: 0, refreshed: 0, owed: 0 })
     }
 
     #[inline]
@@ -109,12 +111,12 @@ impl FlowTable {
     /// Marks the busy flows among the entries that are due; whether more are due.
     fn refresh(&mut self, tick: u32) -> bool {
         let entries = self.entries.len() as u64;
-        let late = u64::from(elapsed(tick, self.changes.refreshed));
-        let due = if late >= REFRESH { entries } else { entries * late / REFRESH };
+        let passed = u64::from(elapsed(tick, self.changes.refreshed)).min(REFRESH);
+        self.changes.refreshed = tick;
+        self.changes.owed = (self.changes.owed + entries * passed).min(entries * REFRESH);
+        let due = self.changes.owed / REFRESH;
         let step = due.min(REFRESH_STEP);
-        if step == 0 {
-            return false;
-        }
+        self.changes.owed -= step * REFRESH;
         for _ in 0..step {
             let entry = self.changes.refresh_at;
             self.changes.refresh_at = (entry + 1) % self.entries.len() as u32;
@@ -123,8 +125,65 @@ impl FlowTable {
                 self.changes.mark(entry);
             }
         }
-        let done = if step == due { late } else { late * step / due };
-        self.changes.refreshed = self.changes.refreshed.wrapping_add(done as u32);
         step < due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{FlowConfig, FlowKey, FlowState, NewFlow, Outcome, PacketFacts, PodSlot, tcp_flag};
+    use espalier_api::rule::Direction::{Egress, Ingress};
+    use std::net::Ipv4Addr;
+
+    /// A large table in small pages: every change once, every busy flow within the refresh, no call without end.
+    #[test]
+    fn each_change_is_taken_once_and_busy_flows_come_round() {
+        const FLOWS: u32 = 600_000;
+        let mut config = FlowConfig::sized(FLOWS, 1, [1, 2]);
+        config.half_open_per_pod = 1000;
+        let mut table = FlowTable::new(&config).unwrap();
+        let mut page = ChangePage::with_room(100);
+        let mut take = |table: &mut FlowTable, now| {
+            let (mut taken, mut calls) = (Vec::new(), 0);
+            while table.take_changes(now, &mut page) {
+                taken.append(&mut page.changes);
+                calls += 1;
+                assert!(calls < 1000, "it comes to no end");
+            }
+            taken.append(&mut page.changes);
+            taken.into_iter().map(|change| change.entry).collect::<Vec<_>>()
+        };
+        assert_eq!(take(&mut table, Now(5_000_000)), [0; 0]);
+        let key = |port| {
+            let (local, remote) = (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into());
+            FlowKey::tcp_udp(PodSlot(0), local, remote, 6, port, 80)
+        };
+        let first = PacketFacts { direction: Egress, tcp_flags: tcp_flag::ACK, bytes: 1 };
+        let flow = NewFlow {
+            initiator: Egress,
+            rule: 0,
+            generation: 0,
+            tracked: true,
+            revoke_on_change: false,
+            first,
+        };
+        let now = Now(5_000_000);
+        let handles: Vec<_> = (0..500).map(|port| table.insert(&key(port), &flow, now).unwrap()).collect();
+        let reply = PacketFacts { direction: Ingress, ..first };
+        for handle in &handles {
+            assert_eq!(table.on_packet(*handle, &reply, now), Outcome::Pass(FlowState::Established));
+        }
+        assert_eq!(take(&mut table, now), handles.iter().map(|handle| handle.0).collect::<Vec<_>>());
+        assert_eq!(take(&mut table, now), [0; 0]);
+        let mut refreshed = vec![0; handles.len()];
+        for quarter in 1..=64 {
+            let now = Now(5_000_000 + quarter * 250);
+            for handle in &handles {
+                table.on_packet(*handle, &first, now);
+            }
+            take(&mut table, now).into_iter().for_each(|entry| refreshed[entry as usize] += 1);
+        }
+        assert_eq!(refreshed, vec![1; handles.len()], "once in 16 s");
     }
 }
