@@ -1,16 +1,16 @@
-//! Compiles the steering program `bpf/steer.bpf.c` with clang into OUT_DIR, where `steering/object.rs` embeds it.
-//! Promises a clear error, with the package to install, when clang is missing. `CLANG` names another compiler.
+//! Compiles the XDP programs with clang into OUT_DIR, where the loaders embed them: `bpf/steer.bpf.c` (steering) and
+//! `bpf/traffic.bpf.c` (load generator). Promises a clear error, with the package to install, when clang is missing.
+//! `CLANG` names another compiler.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const SOURCE: &str = "bpf/steer.bpf.c";
+const PROGRAMS: [&str; 2] = ["steer", "traffic"];
 
 fn main() -> ExitCode {
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=CLANG");
-    match compile() {
+    match PROGRAMS.iter().try_for_each(|name| compile(name)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             println!("cargo::error={message}");
@@ -19,7 +19,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn compile() -> Result<(), String> {
+fn compile(name: &str) -> Result<(), String> {
+    let source = format!("bpf/{name}.bpf.c");
+    println!("cargo::rerun-if-changed={source}");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
@@ -27,14 +29,14 @@ fn compile() -> Result<(), String> {
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11"])
         .args(["-Wall", "-Wextra", "-Werror"])
         .args(multiarch_includes(&arch))
-        .args(["-c", SOURCE, "-o"])
-        .arg(out.join("steer.bpf.o"))
+        .args(["-c", &source, "-o"])
+        .arg(out.join(format!("{name}.bpf.o")))
         .status()
-        .map_err(|e| format!("cannot run `{clang}` to build {SOURCE}: {e}; install clang, or set CLANG"))?;
+        .map_err(|e| format!("cannot run `{clang}` to build {source}: {e}; install clang, or set CLANG"))?;
     if status.success() {
         Ok(())
     } else {
-        Err(format!("`{clang}` failed on {SOURCE} ({status}); it needs a BPF target and linux-libc-dev"))
+        Err(format!("`{clang}` failed on {source} ({status}); it needs a BPF target and linux-libc-dev"))
     }
 }
 

@@ -1,10 +1,13 @@
-//! AF_XDP for Espalier: ports, frames and rings on one shared UMEM, and the steering program that feeds them.
+//! AF_XDP for Espalier: ports, frames and rings on one shared UMEM, the steering program that feeds them, and the
+//! programs of the load generator.
 //!
 //! The only crate with unsafe code; `docs/UNSAFE.md` lists the invariants it stands on.
 
 pub mod ethtool;
 mod frame;
+mod intake;
 mod interface;
+mod live_frames;
 mod meta;
 mod netdev;
 mod pool;
@@ -13,13 +16,15 @@ mod steering;
 mod umem;
 
 pub use frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS, Packet};
+pub use intake::{Intake, TrafficError};
 pub use interface::{InterfaceError, InterfaceRef, interface};
+pub use live_frames::{LiveFrames, LiveOrder, LiveProgress, LiveTemplate};
 pub use meta::{SteerFlags, SteerMeta};
 pub use pool::FramePool;
 pub use port::{Port, PortConfig, PortError, PortStatistics};
 pub use steering::{
-    Attachment, DryRun, Entrance, SteeredPod, Steering, SteeringConfig, SteeringCounters, SteeringError, Verdict,
-    XdpMode,
+    Attachment, DryRun, Entrance, SteeredPod, Steering, SteeringConfig, SteeringCounters, SteeringError,
+    Verdict, XdpMode,
 };
 pub use umem::{FrameOwners, Hugepages, Umem, UmemConfig, UmemError};
 

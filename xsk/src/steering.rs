@@ -22,6 +22,8 @@ use std::str::FromStr;
 pub use counters::SteeringCounters;
 pub use dry_run::{DryRun, Entrance, Verdict};
 pub use error::SteeringError;
+pub(crate) use kernel::{FLAG_GENERIC, FLAG_NATIVE, link_create, link_detach};
+pub(crate) use links::explain as explain_attach;
 
 use crate::InterfaceRef;
 use object::Object;
@@ -269,7 +271,7 @@ fn check_vlan(vlan: u16) -> Result<(), SteeringError> {
 }
 
 /// An error with its sources in one line: aya's own messages leave the kernel's answer to the source.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

@@ -1,6 +1,6 @@
 //! The few bpf(2) commands the steering needs on links, made directly. aya makes links too, but falls back to a
 //! netlink attachment when the kernel answers EINVAL, which cannot be pinned, and hides a link's interface.
-//! Called by `links.rs` only. Promises owned, close-on-exec descriptors and plain `io::Error`s.
+//! Called by `links.rs`, and by the load generator's intake. Promises owned, close-on-exec descriptors and plain `io::Error`s.
 
 use std::ffi::CString;
 use std::io;
@@ -32,12 +32,12 @@ const CMD_LINK_UPDATE: libc::c_int = 29;
 const CMD_LINK_DETACH: libc::c_int = 34;
 
 /// The flag that asks for a native (driver) attachment.
-pub(super) const FLAG_NATIVE: u32 = 1 << 2;
+pub(crate) const FLAG_NATIVE: u32 = 1 << 2;
 /// The flag that asks for a generic (socket buffer) attachment.
-pub(super) const FLAG_GENERIC: u32 = 1 << 1;
+pub(crate) const FLAG_GENERIC: u32 = 1 << 1;
 
 /// Attaches `program` to the interface of the calling thread's network namespace.
-pub(super) fn link_create(program: impl AsFd, interface: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(crate) fn link_create(program: impl AsFd, interface: u32, flags: u32) -> io::Result<OwnedFd> {
     let attr = [program.as_fd().as_raw_fd().cast_unsigned(), interface, ATTACH_TYPE_XDP, flags];
     bpf_fd(CMD_LINK_CREATE, &attr)
 }
@@ -49,7 +49,7 @@ pub(super) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()>
 }
 
 /// Detaches `link` from its interface at once; closing the last descriptor would do it some time later.
-pub(super) fn link_detach(link: impl AsFd) -> io::Result<()> {
+pub(crate) fn link_detach(link: impl AsFd) -> io::Result<()> {
     bpf(CMD_LINK_DETACH, &[link.as_fd().as_raw_fd().cast_unsigned()]).map(drop)
 }
 

@@ -142,7 +142,7 @@ fn attach_error(interface: &InterfaceRef, mode: XdpMode, error: &io::Error) -> S
 }
 
 /// The error with what it means on an XDP attachment (net/core/dev.c, drivers/net/veth.c, ena_xdp.c).
-fn explain(error: &io::Error) -> String {
+pub(crate) fn explain(error: &io::Error) -> String {
     let meaning = match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP",
         Some(libc::ERANGE) => "the MTU of the peer is too large for it; lower the MTU",
