@@ -1,0 +1,3 @@
+//! The comparisons, by area.
+
+pub mod rules;
