@@ -2,6 +2,7 @@
 //!
 //! Parsed once by `main`; ids, addresses and protocols are checked here, so commands see valid values only.
 
+mod flows;
 mod lab;
 
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use espalier_api::{Direction, GroupId, PodName, QueryProtocol};
 
+pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 
 /// Operate the Espalier switch: pods on branch ENIs, filtered by security groups.
@@ -79,6 +81,9 @@ pub(crate) enum Command {
     /// Tell whether a packet would pass, and which rule decides
     #[command(after_help = EXPLAIN)]
     Explain(ExplainArgs),
+    /// List the flows the switch tracks, count them, or drop some
+    #[command(after_help = flows::HELP)]
+    Flows(FlowsArgs),
     /// Make a VPC on this machine and watch the switch filter real traffic in it (needs root)
     #[command(after_help = lab::HELP)]
     Lab(LabArgs),

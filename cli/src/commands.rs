@@ -4,6 +4,7 @@
 
 mod apply;
 mod explain;
+mod flows;
 mod groups;
 mod lab;
 mod pods;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Groups(args) => groups::run(global, args, out),
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
+        Command::Flows(args) => flows::run(global, args, out),
         Command::Lab(args) => lab::run(&args.command, out),
     }
 }

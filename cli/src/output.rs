@@ -66,8 +66,13 @@ impl Output {
 
     /// `value` as JSON on one line.
     pub(crate) fn json_line<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CliError> {
-        serde_json::to_writer(&mut self.out, value)?;
+        self.json_bare(value)?;
         self.line("")
+    }
+
+    /// `value` as JSON without a line end.
+    pub(crate) fn json_bare<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CliError> {
+        Ok(serde_json::to_writer(&mut self.out, value)?)
     }
 
     /// A table under its headings; nothing but the headings where it has no rows.

@@ -1,10 +1,14 @@
 //! `espalier lab` from the outside: what it prints, how it exits, and that nothing of it stays.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use espalier_api::Direction;
+use espalier_api::flows::{Flow, FlowCount, FlowState};
+use espalier_lab::Lab;
 use serde_json::Value;
 
 use crate::support::{Run, espalier, eventually, run, switch_program};
@@ -134,6 +138,68 @@ fn a_lab_that_is_up_can_be_entered_looked_at_and_taken_down() {
     let again = name.lab(&["down"]);
     assert_eq!(again.code, 2, "{again:?}");
     assert!(again.stderr.contains(&format!("there is no lab {}", name.0)), "{again:?}");
+}
+
+#[test]
+fn flows_are_listed_counted_and_dropped() {
+    let name = Name::new();
+    assert_eq!(name.lab(&["up"]).code, 0);
+    let lab = Lab::attach(&name.0.parse().unwrap()).unwrap();
+    let listen = || TcpListener::bind("10.0.2.20:5432").unwrap();
+    let listener = lab.namespace("db").unwrap().run(listen).unwrap();
+    let connect = || TcpStream::connect("10.0.2.20:5432").unwrap();
+    let client = lab.namespace("orders/api").unwrap().run(connect).unwrap();
+    let _server = listener.accept().unwrap();
+    let port = client.local_addr().unwrap().port();
+
+    let socket = format!("{}/switch.sock", name.folder());
+    let flows = |args: &[&str]| run(["flows"].iter().chain(args).chain(&["--socket", &socket]));
+    let listed = |args: &[&str]| -> Vec<Flow> {
+        let run = flows(&[&["--json", "--protocol", "tcp"], args].concat());
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{args:?}");
+        serde_json::from_str(&run.stdout).unwrap()
+    };
+    eventually("the connection is established", || !listed(&["--state", "established"]).is_empty());
+    let flow = listed(&[]).remove(0);
+    assert_eq!((flow.pod.as_str(), flow.direction), ("orders/api", Direction::Egress));
+    assert_eq!((flow.local_port, flow.remote_port), (Some(port), Some(5432)));
+    assert_eq!(flow.rule.unwrap().as_str(), "sgr-orders-to-db");
+
+    let number = port.to_string();
+    let fitting: [&[&str]; 5] = [
+        &["--pod", "orders/api"],
+        &["--remote", "10.0.2.0/24"],
+        &["--port", &number],
+        &["--rule", "sgr-orders-to-db"],
+        &[],
+    ];
+    for filter in fitting {
+        assert_eq!(listed(filter).len(), 1, "{filter:?}");
+    }
+    let others: [&[&str]; 4] =
+        [&["--pod", "orders/report"], &["--remote", "10.0.2.21"], &["--port", "5431"], &["--limit", "0"]];
+    for filter in others {
+        assert_eq!(listed(filter).len(), 0, "{filter:?}");
+    }
+    assert_eq!(flows(&["--pod", "orders/nobody"]).code, 2);
+    assert_eq!(flows(&["--state", "open"]).code, 2);
+    let table = flows(&["--protocol", "tcp"]).stdout;
+    assert!(table.contains(&format!("10.0.1.10:{port}  ->  10.0.2.20:5432  established")), "{table}");
+
+    let count: FlowCount =
+        serde_json::from_str(&flows(&["count", "--json", "--protocol", "tcp"]).stdout).unwrap();
+    assert_eq!((count.flows, count.by_state[&FlowState::Established]), (1, 1));
+    for (args, wanted) in [(&["drop"][..], "--all"), (&["drop", "--port", &number], "--yes: missing")] {
+        let refused = flows(args);
+        assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{args:?}");
+        assert!(refused.stderr.contains(wanted), "{}", refused.stderr);
+    }
+    assert_eq!(listed(&[]).len(), 1, "a refused drop must drop nothing");
+    let dropped = flows(&["drop", "--yes", "--port", &number]);
+    assert_eq!((dropped.code, dropped.stdout.as_str()), (0, "1 flows dropped\n"));
+    assert_eq!(listed(&[]).len(), 0);
+    drop(lab);
+    assert_eq!(name.lab(&["down"]).code, 0);
 }
 
 #[test]
