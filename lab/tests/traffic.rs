@@ -11,9 +11,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
-use espalier_api::{Family, Generation, Snapshot, Verdict};
-use espalier_lab::{Got, Lab};
-use with_switch::{PATIENCE, settled, switch, up};
+use espalier_api::{Direction, Family, Generation, Snapshot, Verdict};
+use espalier_lab::{Got, Lab, Options, Scenario};
+use with_switch::{PATIENCE, settled, switch, up, up_with};
 
 const CHUNK: usize = 1 << 16;
 const CHUNKS: usize = 512;
@@ -123,6 +123,34 @@ fn bulk_tcp_crosses_unchanged_at_mtu_1500() {
 #[test]
 fn bulk_tcp_crosses_unchanged_at_mtu_9001() {
     carries_bulk("f", 9001, &[]);
+}
+
+/// Path MTU discovery: the router's ICMP errors about a pod's own flow get through, whatever the rules say of ICMP.
+#[test]
+fn a_pod_learns_of_a_smaller_mtu_behind_the_vpc() {
+    let mut scenario = Scenario::load("dual-stack").unwrap();
+    scenario.hosts.iter_mut().for_each(|host| host.mtu = Some(1400));
+    let lab = up_with("j", scenario, Options { mtu: Some(9001), ..Options::default() });
+    // Out everything, in nothing: an error comes in only because it is about a flow of the pod's.
+    let mut snapshot = changed(&lab, 2, true);
+    for group in &mut snapshot.security_groups {
+        group.rules.retain(|rule| rule.direction == Direction::Egress);
+    }
+    lab.control().apply(&snapshot).unwrap();
+    for (pod, to) in [("shop/dual", "10.0.2.20"), ("shop/six", "2001:db8:1:2::20")] {
+        let namespace = lab.namespace(pod).unwrap();
+        soon("the error about the MTU never came", || {
+            let mut command = Command::new("ping");
+            command.args(["-c", "1", "-W", "2", "-M", "do", "-s", "4000", to]);
+            let said = namespace.output(&mut command).unwrap();
+            let said = [said.stdout, said.stderr].concat();
+            let said = String::from_utf8_lossy(&said).replace(' ', "");
+            said.contains("mtu=1400") || said.contains("mtu:1400")
+        });
+        assert!(namespace.ip_show(&format!("route get {to}")).unwrap().contains("mtu 1400"));
+    }
+    settled(&lab);
+    lab.remove().unwrap();
 }
 
 #[test]
