@@ -4,5 +4,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bulk;
+mod churn;
+mod crash;
+
+mod live;
+mod process;
+mod refusals;
+mod request;
 mod scenarios;
 mod site;
+mod traffic;

@@ -1,9 +1,11 @@
 //! The shipped scenarios: every probe as expected, and nothing lost from the books.
 
+use espalier_lab::Scenario;
+
 use crate::site::Site;
 
 fn all_as_expected(name: &str) {
-    let site = Site::shipped(name);
+    let site = Site::up(Scenario::load(name).unwrap());
     let report = site.run_probes().unwrap();
     assert!(report.is_success(), "\n{}", report.table(false));
     let status = site.assert_balanced();

@@ -1,11 +1,14 @@
-//! A lab with the switch under test, and what tests ask of it: wait for a condition, balance, reach, count.
+//! A lab with the switch under test, and what tests ask of it: change the snapshot, wait for a condition, balance.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use espalier_api::control::{Counters, Frames, Status};
+use espalier_api::Snapshot;
+use espalier_api::control::{Applied, Counters, Frames, PodStatus, Status};
 use espalier_lab::{Lab, Options, Scenario};
 
 /// The longest wait for anything, on a machine that is busy with other tests.
@@ -14,9 +17,41 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The program under test.
 pub(crate) const SWITCH: &str = env!("CARGO_BIN_EXE_espalier-switch");
 
+/// Two pods that may do anything, a host, both families.
+pub(crate) const OPEN: &str = "
+name: open
+vpc: {cidrs: [10.0.0.0/16, '2001:db8:1::/56']}
+subnets:
+  - {name: nodes, cidrs: [10.0.0.0/24, '2001:db8:1::/64']}
+  - {name: pods, cidrs: [10.0.1.0/24, '2001:db8:1:1::/64']}
+  - {name: data, cidrs: [10.0.2.0/24, '2001:db8:1:2::/64']}
+node: {subnet: nodes, addresses: [10.0.0.10, '2001:db8:1::10']}
+hosts:
+  - {name: far, subnet: data, addresses: [10.0.2.20, '2001:db8:1:2::20']}
+pods:
+  - {name: t/a, subnet: pods, addresses: [10.0.1.10, '2001:db8:1:1::10'], securityGroups: [sg-open]}
+  - {name: t/b, subnet: pods, addresses: [10.0.1.11, '2001:db8:1:1::11'], securityGroups: [sg-open]}
+securityGroups:
+  - groupId: sg-open
+    rules:
+      - {SecurityGroupRuleId: sgr-out4, IsEgress: true, IpProtocol: '-1', CidrIpv4: 0.0.0.0/0}
+      - {SecurityGroupRuleId: sgr-out6, IsEgress: true, IpProtocol: '-1', CidrIpv6: '::/0'}
+      - {SecurityGroupRuleId: sgr-in4, IpProtocol: '-1', CidrIpv4: 0.0.0.0/0}
+      - {SecurityGroupRuleId: sgr-in6, IpProtocol: '-1', CidrIpv6: '::/0'}
+";
+
+/// Addresses in [`OPEN`].
+pub(crate) const POD_A: &str = "10.0.1.10";
+/// Of the second pod.
+pub(crate) const POD_B: &str = "10.0.1.11";
+/// Of the host.
+pub(crate) const FAR: &str = "10.0.2.20";
+
 /// A lab whose switch runs; gone on drop.
 pub(crate) struct Site {
-    pub(crate) lab: Lab,
+    lab: Lab,
+    /// What was applied last.
+    pub(crate) snapshot: Snapshot,
 }
 
 impl Deref for Site {
@@ -26,29 +61,69 @@ impl Deref for Site {
     }
 }
 
-impl Site {
-    /// A shipped scenario.
-    pub(crate) fn shipped(name: &str) -> Self {
-        Self::with(Scenario::load(name).unwrap(), None, &[])
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Lab {
+        &mut self.lab
     }
+}
 
-    /// A scenario with an MTU and flags for the switch.
-    pub(crate) fn with(scenario: Scenario, mtu: Option<u32>, flags: &[&str]) -> Self {
+impl Site {
+    /// The network and the switch, without a snapshot yet.
+    pub(crate) fn idle(scenario: Scenario, mtu: Option<u32>, flags: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("sy{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let options = Options {
-            name: name.parse().unwrap(),
-            mtu,
-            switch: Some(SWITCH.into()),
-            switch_flags: flags.iter().map(OsString::from).collect(),
-            ..Options::default()
-        };
-        Self { lab: Lab::up(&options, scenario).unwrap_or_else(|error| panic!("{error}")) }
+        let options = Options { name: name.parse().unwrap(), mtu, ..Options::default() };
+        let snapshot = scenario.snapshot().unwrap();
+        let lab = Lab::network(&options, scenario).unwrap_or_else(|error| panic!("{error}"));
+        let mut site = Self { lab, snapshot };
+        site.start_switch_again(flags);
+        site
+    }
+
+    /// The scenario's snapshot is enforced.
+    pub(crate) fn up(scenario: Scenario) -> Self {
+        let site = Self::idle(scenario, None, &[]);
+        site.apply_snapshot();
+        site
+    }
+
+    /// [`OPEN`], enforced.
+    pub(crate) fn open() -> Self {
+        Self::up(Scenario::parse(OPEN).unwrap())
+    }
+
+    /// Starts the program; of a lab whose switch ended.
+    pub(crate) fn start_switch_again(&mut self, flags: &[&str]) {
+        let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
+        let program = PathBuf::from(SWITCH);
+        self.lab.start_switch(&program, &flags, "info").unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Applies what is the desired state now; every pod must come up.
+    #[track_caller]
+    pub(crate) fn apply_snapshot(&self) -> Applied {
+        let applied = self.control().apply(&self.snapshot).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(applied.warnings, Vec::<String>::new());
+        applied
+    }
+
+    /// Applies the next generation.
+    #[track_caller]
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> Applied {
+        self.snapshot.generation.0 += 1;
+        change(&mut self.snapshot);
+        self.apply_snapshot()
     }
 
     /// The switch's own account.
     pub(crate) fn status(&self) -> Status {
         self.control().status().unwrap()
+    }
+
+    /// One pod's account.
+    pub(crate) fn pod(&self, name: &str) -> PodStatus {
+        let pods = self.control().pods().unwrap();
+        pods.into_iter().find(|pod| pod.name.as_str() == name).unwrap()
     }
 
     /// Waits until nothing is under way, and checks that every packet ended in a counter and every frame has an owner.
@@ -67,14 +142,20 @@ impl Site {
 }
 
 /// `rx == forwarded + Σ dropped + consumed`.
-pub(crate) fn adds_up(counters: &Counters) -> bool {
+fn adds_up(counters: &Counters) -> bool {
     counters.rx == counters.accounted()
 }
 
 /// Whether the owners' frames are all frames.
-pub(crate) fn is_whole(frames: &Frames) -> bool {
+fn is_whole(frames: &Frames) -> bool {
     let Frames { free, fill, rx, worker, tx, total } = *frames;
     free + fill + rx + worker + tx == total
+}
+
+/// What was counted between two looks, by label, without zeroes.
+pub(crate) fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let grown = after.iter().map(|(label, now)| (label.clone(), now - before.get(label).unwrap_or(&0)));
+    grown.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Looks until it holds, or for as long as anybody would wait.

@@ -1,0 +1,63 @@
+//! A pod that comes and goes under traffic: nothing leaks, and nobody else notices.
+
+use crate::process::{Held, resident_kib};
+use crate::site::{FAR, Site, wait_for};
+use crate::traffic::{blind, steady, udp_echo};
+
+/// Cycles whose growth is not counted: allocators and pools reach their size.
+const WARM_UP: u32 = 20;
+
+/// `ESPALIER_CHURN_CYCLES` runs it for longer.
+const CYCLES: u32 = 200;
+
+const MOST_GROWTH_KIB: i64 = 4096;
+
+#[test]
+fn attaching_and_detaching_leaks_nothing_and_disturbs_nobody() {
+    let cycles = std::env::var("ESPALIER_CHURN_CYCLES").map_or(CYCLES, |text| text.parse().unwrap());
+    let mut site = Site::open();
+    let (a, b) = (site.namespace("t/a").unwrap(), site.namespace("t/b").unwrap());
+    let to = format!("{FAR}:7");
+    let echo = udp_echo(site.namespace("far").unwrap(), &to);
+    let other = steady(a, "0.0.0.0:0", &to);
+    let own = blind(b, "0.0.0.0:0", &to);
+    let pod = site.snapshot.pods.pop().unwrap();
+    let pid = site.status().pid;
+
+    for _ in 0..WARM_UP {
+        cycle(&mut site, &pod);
+    }
+    let (held, resident) = (Held::by(pid), resident_kib(pid));
+    for _ in 0..cycles {
+        cycle(&mut site, &pod);
+    }
+    let grown = resident_kib(pid) - resident;
+    println!("{cycles} cycles: resident memory {resident} KiB, grown by {grown} KiB; {held:?}");
+    assert!(grown <= MOST_GROWTH_KIB, "resident memory grew by {grown} KiB");
+    assert!(wait_for(|| Held::by(pid) == held), "held before {held:?}, after {:?}", Held::by(pid));
+
+    let (other, own) = (other.stop(), own.stop());
+    println!("the other pod's flow: {other:?}; the pod's own: {own:?}");
+    assert!(other.sent > u64::from(cycles) && other.answered == other.sent, "{other:?}");
+    assert!(own.answered > u64::from(cycles), "the pod's traffic never ran: {own:?}");
+    drop(echo);
+    frames_come_back(&mut site, &pod);
+}
+
+/// Attaches the pod, and detaches it again.
+fn cycle(site: &mut Site, pod: &espalier_api::Pod) {
+    site.change(|snapshot| snapshot.pods.push(pod.clone()));
+    site.change(|snapshot| snapshot.pods.truncate(1));
+}
+
+/// Without the pod, and after one more round without traffic, each owner has what it had.
+fn frames_come_back(site: &mut Site, pod: &espalier_api::Pod) {
+    let without = site.assert_balanced().frames;
+    site.change(|snapshot| snapshot.pods.push(pod.clone()));
+    let with = site.assert_balanced().frames;
+    assert_eq!(with.total, without.total);
+    assert!(with.fill > without.fill && with.free < without.free, "{with:?} {without:?}");
+    site.change(|snapshot| snapshot.pods.truncate(1));
+    assert!(wait_for(|| site.status().frames == without), "{without:?} {:?}", site.status().frames);
+    assert_eq!((without.rx, without.worker, without.tx), (0, 0, 0));
+}

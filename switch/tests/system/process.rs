@@ -1,0 +1,38 @@
+//! What the kernel says about the switch's process: memory, descriptors, mappings.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Open file descriptors.
+    pub(crate) descriptors: usize,
+    /// Those of them that are sockets.
+    pub(crate) sockets: usize,
+    /// Mappings of AF_XDP rings (`xsk` sockets are mapped as `socket:[…]`).
+    pub(crate) rings: usize,
+}
+
+impl Held {
+    /// Looks at `/proc`.
+    pub(crate) fn by(pid: u32) -> Self {
+        let links: Vec<PathBuf> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .collect();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        Self {
+            descriptors: links.len(),
+            sockets: links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count(),
+            rings: maps.lines().filter(|line| line.contains("socket:")).count(),
+        }
+    }
+}
+
+/// Resident memory in KiB.
+pub(crate) fn resident_kib(pid: u32) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
