@@ -111,6 +111,9 @@ pub struct TrunkStatus {
     pub driver: String,
     /// How the steering program is attached.
     pub xdp: XdpStatus,
+    /// What the kernel could not do for its sockets.
+    #[serde(default)]
+    pub kernel: KernelCounters,
 }
 
 /// How a steering program is attached to an interface.
@@ -189,6 +192,22 @@ impl Counters {
     }
 }
 
+/// What the kernel could not do for a port. Receive counts are packets lost before the switch saw them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelCounters {
+    /// Packets dropped on receive: no frame to receive into, or too long.
+    pub rx_dropped: u64,
+    /// Packets dropped because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// Times no frame was left to receive into.
+    pub rx_fill_ring_empty: u64,
+    /// Descriptors the kernel, or the switch, found invalid; always 0 unless there is a bug.
+    pub invalid_descriptors: u64,
+    /// Received packets of more frames than a packet may have.
+    pub rx_oversized: u64,
+}
+
 /// State of one pod's port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -223,6 +242,9 @@ pub struct PodStatus {
     pub worker: usize,
     /// Packets, seen from this pod.
     pub counters: PodCounters,
+    /// What the kernel could not do for its socket.
+    #[serde(default)]
+    pub kernel: KernelCounters,
 }
 
 /// Whether a pod's port carries traffic.

@@ -58,8 +58,8 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub trunk_fill: u32,
 
-    /// Frames kept ready for each pod's port to receive into
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    /// Frames kept ready for each pod's port to receive into, at most; pods share half of all frames evenly
+    #[arg(long, value_name = "N", default_value_t = 2048)]
     pub pod_fill: u32,
 
     /// Pods there is place for
@@ -258,7 +258,7 @@ mod tests {
         let path = file.path().to_str().unwrap();
         let config = config(&["--ring", "1024", "--config", path]).unwrap();
         assert_eq!((config.frames, config.ring, config.core), (16384, 1024, Core(Some(1))));
-        assert_eq!((config.xdp_mode, config.pod_fill), (XdpMode::Native, 256));
+        assert_eq!((config.xdp_mode, config.pod_fill), (XdpMode::Native, 2048));
     }
 
     #[test]

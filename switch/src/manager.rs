@@ -20,7 +20,7 @@ use crate::flow::state_file::Layout;
 use crate::flow::{FlowConfig, FlowTable, PodSlot};
 use crate::journal::Journal;
 use crate::tables::Tables;
-use crate::worker::{Handle, Worker, WorkerConfig};
+use crate::worker::{FillConfig, Handle, Worker, WorkerConfig};
 
 mod flows;
 mod ports;
@@ -119,6 +119,11 @@ impl Manager {
             spin: config.spin(),
             slots: config.max_pods,
             related_errors: config.related_icmp_errors == Switch::On,
+            fill: FillConfig {
+                trunk: config.trunk_fill,
+                pod: config.pod_fill,
+                pods: (config.frames / 2).saturating_sub(config.trunk_fill),
+            },
         };
         let (worker, thread) =
             Worker::start(&worker_config, umem.clone(), pool, flows).map_err(ManagerError::failed)?;
@@ -299,14 +304,10 @@ impl Manager {
         placed
     }
 
-    fn port_config(&self, keep_filled: u32) -> PortConfig {
+    /// Rings as set; the worker says how far each fill ring is filled.
+    fn port_config(&self) -> PortConfig {
         let ring = self.config.ring;
-        PortConfig {
-            rx_ring: ring,
-            tx_ring: ring,
-            keep_filled: keep_filled.min(ring),
-            ..PortConfig::default()
-        }
+        PortConfig { rx_ring: ring, tx_ring: ring, keep_filled: ring, ..PortConfig::default() }
     }
 
     fn turns_checksums_off(&self) -> bool {

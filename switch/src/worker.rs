@@ -56,7 +56,23 @@ pub struct WorkerConfig {
     pub slots: u16,
     /// Whether ICMP errors about a live flow pass without a rule.
     pub related_errors: bool,
+    /// Frames kept ready to receive into.
+    pub fill: FillConfig,
 }
+
+/// Frames kept ready to receive into.
+#[derive(Debug, Clone, Copy)]
+pub struct FillConfig {
+    /// For the trunk.
+    pub trunk: u32,
+    /// For a pod, at most.
+    pub pod: u32,
+    /// For all pods, who share them evenly.
+    pub pods: u32,
+}
+
+/// A pod's port has this many even if that is more than its share.
+const LEAST_FILL: u32 = 64;
 
 /// The worker's own state; it lives on its thread.
 pub struct Worker {
@@ -74,6 +90,7 @@ pub struct Worker {
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
     spin: Duration,
+    fill: FillConfig,
     received: Vec<Packet>,
     batches: u64,
     sleeps: u64,
@@ -120,6 +137,7 @@ impl Worker {
             wake: handle.wake_owned(),
             epoll,
             spin: config.spin,
+            fill: config.fill,
             received: Vec::with_capacity(BATCH),
             batches: 0,
             sleeps: 0,
@@ -302,18 +320,33 @@ impl Worker {
         let port = self.ports[place.index()].take()?;
         self.hot.retain(|hot| *hot != place);
         self.sending.retain(|sending| *sending != place);
+        self.share_frames();
         // The socket may already be unusable; then epoll has dropped it by itself.
         let _removed = epoll::delete(&self.epoll, port.fd());
         Some(port.dismantle(&mut self.pool, &mut self.shard.counters))
     }
 
     fn put_port(&mut self, place: Place, port: espalier_xsk::Port) -> std::io::Result<()> {
-        let mut port = WorkerPort::new(port);
-        port.refill(&mut self.pool);
+        let port = WorkerPort::new(port);
         epoll::add(&self.epoll, port.fd(), place.as_event(), epoll::EventFlags::IN)?;
         self.ports[place.index()] = Some(port);
+        self.share_frames();
+        if let Some(port) = self.ports[place.index()].as_mut() {
+            port.refill(&mut self.pool);
+        }
         self.hot.push(place);
         Ok(())
+    }
+
+    /// Shares the frames for receiving out evenly among the pods that are there.
+    fn share_frames(&mut self) {
+        let pods = self.ports.iter().skip(1).flatten().count().max(1) as u32;
+        let share = (self.fill.pods / pods).clamp(LEAST_FILL, self.fill.pod.max(LEAST_FILL));
+        for (index, port) in self.ports.iter_mut().enumerate() {
+            if let Some(port) = port {
+                port.keep_filled(if index == Place::TRUNK.index() { self.fill.trunk } else { share });
+            }
+        }
     }
 
     /// Forgets some of a pod's flows; with the last of them everything else about it. Says whether it is done.

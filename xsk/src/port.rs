@@ -146,6 +146,11 @@ impl Port {
         self.in_fill
     }
 
+    /// Changes [`PortConfig::keep_filled`], to the fill ring's size at most. Frames beyond it go back as packets come.
+    pub fn set_keep_filled(&mut self, frames: u32) {
+        self.keep_filled = frames.min(self.umem.fill_ring()) as usize;
+    }
+
     /// Frames with the kernel for sending, those in the unread completion ring included.
     #[must_use]
     pub fn in_tx(&self) -> usize {

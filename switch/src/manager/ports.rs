@@ -20,7 +20,7 @@ impl Manager {
             return Ok(());
         }
         let found = interface(name).map_err(|error| InputError::new("trunk.interface", error.to_string()))?;
-        let config = self.port_config(self.config.trunk_fill);
+        let config = self.port_config();
         let port = Port::open(&self.umem, &found, 0, &config).map_err(ManagerError::failed)?;
         self.steering.set_trunk_socket(0, &port).map_err(ManagerError::failed)?;
         self.worker.attach_trunk(port).map_err(ManagerError::failed)?.map_err(ManagerError::failed)?;
@@ -117,7 +117,7 @@ impl Manager {
         // Steered first: from here on the pod's frames are dropped rather than passed, until its socket is there.
         let attachment =
             self.steering.attach_pod(&found, slot.0, pod.vlan.get()).map_err(|error| text(&error))?;
-        let config = self.port_config(self.config.pod_fill);
+        let config = self.port_config();
         let port = Port::open(&self.umem, &found, 0, &config).map_err(|error| text(&error))?;
         self.steering.set_pod_socket(slot.0, &port).map_err(|error| text(&error))?;
         let host = HostEnd { mac: found.mac, mtu: found.mtu };

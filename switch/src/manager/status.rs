@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use espalier_api::control::{
-    Capabilities, Frames, GroupStatus, PodStatus, PortState, RuleStatus, Status, TrunkStatus, WorkerStatus,
-    XdpStatus,
+    Capabilities, Frames, GroupStatus, KernelCounters, PodStatus, PortState, RuleStatus, Status, TrunkStatus,
+    WorkerStatus, XdpStatus,
 };
 use espalier_api::{Answer, InputError, Mac, PodName, Query, Snapshot};
-use espalier_xsk::{Attachment, FrameOwners, SteeringCounters};
+use espalier_xsk::{Attachment, FrameOwners, PortStatistics, SteeringCounters};
 
 use super::{Manager, ManagerError, PodPort, State};
 use crate::worker::Report;
@@ -28,6 +28,7 @@ impl Manager {
                 mtu: trunk.interface.mtu,
                 driver: trunk.interface.driver.clone().unwrap_or_default(),
                 xdp: xdp(&trunk.attachment),
+                kernel: kernel(report.trunk),
             }),
             pods: self.pods.len(),
             groups: model.map_or(0, |model| model.groups().len()),
@@ -134,6 +135,7 @@ impl Manager {
             pod_mac: link.pod_mac.and_then(Mac::new),
             worker: self.worker.index(),
             counters: report.counters.pod(port.slot).to_api(),
+            kernel: kernel(report.pods[port.slot.index()]),
         }
     }
 
@@ -163,6 +165,20 @@ impl Manager {
 
 fn xdp(attachment: &Attachment) -> XdpStatus {
     XdpStatus { mode: attachment.mode.to_string(), fallback: attachment.fallback.clone() }
+}
+
+fn kernel(statistics: Option<PortStatistics>) -> KernelCounters {
+    let counted = statistics.unwrap_or_default();
+    KernelCounters {
+        rx_dropped: counted.rx_dropped,
+        rx_ring_full: counted.rx_ring_full,
+        rx_fill_ring_empty: counted.rx_fill_ring_empty,
+        invalid_descriptors: counted.rx_invalid_descs
+            + counted.tx_invalid_descs
+            + counted.bad_descriptors
+            + counted.tx_refused,
+        rx_oversized: counted.rx_oversized,
+    }
 }
 
 fn frames(owners: FrameOwners) -> Frames {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use espalier_api::Generation;
-use espalier_xsk::{Frame, Port};
+use espalier_xsk::{Frame, Port, PortStatistics};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Worker;
 use super::flows::{FlowMatch, FlowStretch};
-use super::port::Place;
+use super::port::{Place, WorkerPort};
 use crate::clock;
 use crate::counters::ShardCounters;
 use crate::flow::ChangePage;
@@ -55,6 +55,10 @@ pub struct Report {
     pub counters: ShardCounters,
     /// What it knows of each slot.
     pub links: Vec<LinkReport>,
+    /// What the kernel counted for the trunk's socket.
+    pub trunk: Option<PortStatistics>,
+    /// What the kernel counted for the socket of each slot.
+    pub pods: Vec<Option<PortStatistics>>,
     /// Live flows.
     pub flows: usize,
     /// Batches stepped.
@@ -256,7 +260,10 @@ impl Worker {
     }
 
     fn report(&self) -> Report {
+        let mut statistics = self.ports.iter().map(|port| port.as_ref().map(WorkerPort::statistics));
         Report {
+            trunk: statistics.next().flatten(),
+            pods: statistics.collect(),
             generation: self.tables.as_ref().map(|tables| tables.generation),
             counters: self.shard.counters.clone(),
             links: self.link_reports(),

@@ -1,6 +1,6 @@
 //! A port in a worker's hands: its socket, the packets on their way out, and what each counts as.
 
-use espalier_xsk::{FramePool, Packet, Port, SteerFlags, SteerMeta};
+use espalier_xsk::{FramePool, Packet, Port, PortStatistics, SteerFlags, SteerMeta};
 use rustix::event::epoll::EventData;
 use rustix::fd::{AsFd, BorrowedFd};
 
@@ -111,6 +111,14 @@ impl WorkerPort {
             self.empty_rounds = 0;
         }
         cold
+    }
+
+    pub(super) fn keep_filled(&mut self, frames: u32) {
+        self.port.set_keep_filled(frames);
+    }
+
+    pub(super) fn statistics(&self) -> PortStatistics {
+        self.port.statistics()
     }
 
     pub(super) fn refill(&mut self, pool: &mut FramePool) {

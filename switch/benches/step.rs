@@ -1,0 +1,63 @@
+//! The pure step, in memory: `step/<what>/<flows>`, one packet an iteration.
+
+#[path = "../tests/step/harness.rs"]
+#[expect(dead_code, reason = "shared with the tests")]
+mod harness;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use espalier_switch::flow::{FlowConfig, FlowTable};
+use espalier_switch::step;
+use harness::*;
+
+/// Packets of `flows` established flows, in an order that no cache line is near the last.
+fn packets(bench: &mut Bench, flows: u32, v6: bool) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    for index in 0..flows {
+        let spread = index.wrapping_mul(2_654_435_761) % flows;
+        let (host, web) = if v6 {
+            (format!("2001:db8:9::{:x}", 1 + spread / 60_000), WEB_IP6)
+        } else {
+            (format!("10.0.9.{}", 1 + spread / 60_000), WEB_IP)
+        };
+        let port = 1024 + (spread % 60_000) as u16;
+        bench.forwarded(trunk(WEB), &from_host(WEB, &host, web, Load::Syn(port, 80)), Some(WEB));
+        let reply = tagged(WEB, from_pod(WEB, web, &host, Load::Ack(80, port)));
+        bench.forwarded(pod(WEB), &reply, None);
+        packets.push(from_host(WEB, &host, web, Load::Ack(port, 80)));
+    }
+    packets
+}
+
+fn established(criterion: &mut Criterion) {
+    for (name, v6) in [("established-tcp4", false), ("established-tcp6", true)] {
+        let mut group = criterion.benchmark_group(format!("step/{name}"));
+        group.throughput(Throughput::Elements(1));
+        for flows in [100, 10_000, 1_000_000] {
+            let mut bench = Bench::new();
+            bench.shard.flows = FlowTable::new(&FlowConfig::sized(flows * 8, 2, [1, 2])).expect("memory");
+            let mut packets = packets(&mut bench, flows, v6);
+            let mut decided = Vec::new();
+            let mut at = 0;
+            group.bench_function(flows.to_string(), |bencher| {
+                bencher.iter(|| {
+                    let packet = std::mem::take(&mut packets[at]);
+                    step::step(
+                        &Heap,
+                        &mut bench.shard,
+                        &bench.tables,
+                        bench.now,
+                        trunk(WEB),
+                        packet,
+                        &mut decided,
+                    );
+                    packets[at] = decided.pop().expect("decided").0;
+                    packets[at][..6].copy_from_slice(&BRANCH_MAC[0]);
+                    at = if at + 1 == packets.len() { 0 } else { at + 1 };
+                });
+            });
+        }
+    }
+}
+
+criterion_group!(benches, established);
+criterion_main!(benches);
