@@ -100,6 +100,48 @@ pub struct Answer {
     pub reason: String,
 }
 
+/// An [`Answer`], and for a deny the rule that came closest to an allow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The answer.
+    #[serde(flatten)]
+    pub answer: Answer,
+    /// The nearest rule of the snapshot, where there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<Nearest>,
+}
+
+/// A rule that would have allowed the packet, but for something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nearest {
+    /// The rule, where it has an id.
+    pub rule: Option<RuleId>,
+    /// Its group.
+    pub group: GroupId,
+    /// What does not fit.
+    pub differs: Vec<Difference>,
+    /// The same in words.
+    pub reason: String,
+}
+
+/// What keeps a rule from allowing a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Difference {
+    /// The destination port, or the ICMP type or code, is outside the rule's.
+    Port,
+    /// The other end is not in the rule's target.
+    Address,
+    /// Another protocol.
+    Protocol,
+    /// The rule's CIDR is of the other address family.
+    Family,
+    /// The rule is for the other direction.
+    Direction,
+    /// The pod does not have the rule's group.
+    GroupNotAttached,
+}
+
 /// Allowed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,6 +166,34 @@ mod tests {
         }
         let unknown = r#"{"pod":"a/b","direction":"ingress","protocol":"tpc","remote":"10.0.0.1"}"#;
         assert!(serde_json::from_str::<Query>(unknown).unwrap_err().to_string().contains("expected tcp"));
+    }
+
+    #[test]
+    fn the_nearest_rule_stands_beside_the_answer() {
+        let answer = Answer {
+            verdict: Verdict::Deny,
+            rule: None,
+            group: None,
+            tracked: false,
+            reason: "no rule".into(),
+        };
+        let nearest = Nearest {
+            rule: None,
+            group: "sg-1".parse().unwrap(),
+            differs: vec![Difference::Port, Difference::GroupNotAttached],
+            reason: "close".into(),
+        };
+        let mut explained = Explained { answer, nearest: None };
+        assert_eq!(
+            serde_json::to_string(&explained).unwrap(),
+            r#"{"verdict":"deny","rule":null,"group":null,"tracked":false,"reason":"no rule"}"#
+        );
+        explained.nearest = Some(nearest);
+        let text = serde_json::to_string(&explained).unwrap();
+        assert!(text.ends_with(
+            r#""nearest":{"rule":null,"group":"sg-1","differs":["port","group-not-attached"],"reason":"close"}}"#
+        ));
+        assert_eq!(serde_json::from_str::<Explained>(&text).unwrap(), explained);
     }
 
     #[test]

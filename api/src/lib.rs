@@ -16,7 +16,7 @@ pub mod snapshot;
 mod validate;
 
 pub use error::InputError;
-pub use explain::{Answer, Query, QueryProtocol, Verdict};
+pub use explain::{Answer, Difference, Explained, Nearest, Query, QueryProtocol, Verdict};
 pub use ids::{EniId, Generation, GroupId, Mac, PodName, PrefixListId, RuleId, Vlan};
 pub use rule::{
     Direction, Family, GroupReference, IcmpMatch, PortRange, ProtocolMatch, RuleTarget, SecurityGroupRule,

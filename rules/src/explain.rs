@@ -4,13 +4,15 @@
 
 use std::fmt;
 
-use espalier_api::{Answer, Direction, PodName, Query, RuleTarget, Verdict};
+use espalier_api::{Answer, Direction, Explained, PodName, Query, RuleTarget, Verdict};
 use thiserror::Error;
 
 use crate::engine::{Decision, Engine, PolicyId, RuleRef};
 use crate::lower::LoweredRule;
 use crate::model::Model;
 use crate::tuple::{Tuple, protocol};
+
+mod nearest;
 
 /// A question that cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -35,6 +37,21 @@ pub fn explain<E: Engine + ?Sized>(model: &Model, engine: &E, query: &Query) -> 
     let packet = tuple(query)?;
     let decision = engine.judge(policy, &packet);
     Ok(answer(model, policy, query, decision))
+}
+
+/// [`explain`], and for a deny the nearest rule that would have allowed the packet.
+pub fn explain_nearest<E: Engine + ?Sized>(
+    model: &Model,
+    engine: &E,
+    query: &Query,
+) -> Result<Explained, QueryError> {
+    let answer = explain(model, engine, query)?;
+    let policy = model.pod_index(&query.pod).and_then(|pod| model.policy_of(pod));
+    let nearest = match (answer.verdict, policy) {
+        (Verdict::Deny, Some(policy)) => nearest::find(model, policy, &tuple(query)?),
+        _ => None,
+    };
+    Ok(Explained { answer, nearest })
 }
 
 /// The packet a query speaks of: a first packet, so the other end's port of an ingress query is not known (0).
@@ -128,6 +145,47 @@ mod tests {
     const RULES: &str = "sg-1:
   - {SecurityGroupRuleId: sgr-1, IpProtocol: tcp, FromPort: 5432, ToPort: 5432, ReferencedGroupInfo: {GroupId: sg-2}}
 sg-2: []";
+
+    fn nearest(query: &str) -> String {
+        let (judge, _) = Judge::plain(&snapshot(RULES));
+        let explained = judge.explain_nearest(&serde_json::from_str(query).unwrap()).unwrap();
+        explained.nearest.unwrap().reason
+    }
+
+    #[test]
+    fn the_nearest_rule_says_what_is_in_the_way() {
+        let ask = |direction: &str, protocol: &str, remote: &str, port: u16| {
+            nearest(&format!(
+                r#"{{"pod":"default/web","direction":"{direction}","protocol":"{protocol}","remote":"{remote}","port":{port}}}"#
+            ))
+        };
+        assert_eq!(
+            ask("ingress", "tcp", "10.0.9.5", 5433),
+            "nearest is sgr-1 of sg-1 (tcp/5432, source group sg-2): it would allow another port"
+        );
+        assert_eq!(
+            ask("ingress", "tcp", "10.0.9.16", 5432),
+            "nearest is sgr-1 of sg-1 (tcp/5432, source group sg-2): it would allow another address"
+        );
+        assert_eq!(
+            ask("egress", "udp", "10.0.9.5", 5432),
+            "nearest is sgr-1 of sg-1 (tcp/5432, source group sg-2): it would allow another protocol and the other direction"
+        );
+    }
+
+    #[test]
+    fn a_rule_of_a_group_the_pod_lacks_is_found() {
+        let rules = "sg-1: []
+sg-2: []
+sg-3:
+  - {SecurityGroupRuleId: sgr-3, IpProtocol: '-1', CidrIpv4: 0.0.0.0/0}";
+        let (judge, _) = Judge::plain(&snapshot(rules));
+        let query =
+            r#"{"pod":"default/web","direction":"ingress","protocol":"tcp","remote":"10.0.9.5","port":1}"#;
+        let nearest = judge.explain_nearest(&serde_json::from_str(query).unwrap()).unwrap().nearest.unwrap();
+        assert_eq!(nearest.differs, [espalier_api::Difference::GroupNotAttached]);
+        assert!(nearest.reason.ends_with("it would allow it if the pod had sg-3"), "{}", nearest.reason);
+    }
 
     fn explained(query: &str) -> Result<Answer, QueryError> {
         let (judge, _) = Judge::plain(&snapshot(RULES));

@@ -6,11 +6,11 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use espalier_api::{Answer, Query, Snapshot};
+use espalier_api::{Answer, Explained, Query, Snapshot};
 
 use crate::compiler::Compiler;
 use crate::engine::{Decision, Engine, PolicyId, RuleRef, ServiceRef};
-use crate::explain::{QueryError, explain};
+use crate::explain::{QueryError, explain, explain_nearest};
 use crate::linear::Linear;
 use crate::lower::LoweredRule;
 use crate::model::{Model, Numbering};
@@ -110,6 +110,11 @@ impl Judge {
     /// Answers a query in words.
     pub fn explain(&self, query: &Query) -> Result<Answer, QueryError> {
         explain(self.model(), &*self.engine, query)
+    }
+
+    /// [`explain`](Self::explain), and for a deny the nearest rule.
+    pub fn explain_nearest(&self, query: &Query) -> Result<Explained, QueryError> {
+        explain_nearest(self.model(), &*self.engine, query)
     }
 }
 
