@@ -5,6 +5,8 @@
 //! `<direction> <protocol> <remote> [<port> | <type>/<code>] [from <source port>] = <outcome>`, where the outcome is
 //! `deny`, `unfiltered <service>` or `<rule> tracked|untracked`.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
