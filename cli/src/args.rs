@@ -4,6 +4,7 @@
 
 mod flows;
 mod lab;
+mod rules;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use espalier_api::{Direction, GroupId, PodName, QueryProtocol};
 
 pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
+pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs};
 
 /// Operate the Espalier switch: pods on branch ENIs, filtered by security groups.
 #[derive(Debug, Parser)]
@@ -72,11 +74,8 @@ pub(crate) enum Command {
   espalier groups sg-0123456789abcdef0
   espalier groups --snapshot node.yaml")]
     Groups(GroupsArgs),
-    /// List the rules in force for a pod
-    #[command(after_help = "Examples:
-  espalier rules shop/web-0
-  espalier rules shop/web-0 --json
-  espalier rules shop/web-0 --snapshot node.yaml")]
+    /// List the rules in force for a pod, compare two snapshots, or look for mistakes
+    #[command(after_help = rules::HELP)]
     Rules(RulesArgs),
     /// Tell whether a packet would pass, and which rule decides
     #[command(after_help = EXPLAIN)]
@@ -90,7 +89,7 @@ pub(crate) enum Command {
 }
 
 const EXPLAIN: &str = "Without --snapshot the running switch is asked. Of one question the exit code is the answer: \
-0 allow, 1 deny.
+0 allow, 1 deny; a deny names the rule that came nearest to an allow.
 With --queries every line is a JSON object with pod, direction, protocol, remote and, where they apply, port, \
 icmp_type and icmp_code; the answers come in the same order, and the exit code is 0 once all are answered. A bad \
 line is refused before anything is answered.
@@ -143,20 +142,6 @@ pub(crate) struct GroupsArgs {
     pub(crate) json: bool,
 }
 
-/// Arguments of `rules`.
-#[derive(Debug, Args)]
-pub(crate) struct RulesArgs {
-    /// The pod
-    #[arg(value_name = "NAMESPACE/NAME")]
-    pub(crate) pod: PodName,
-    /// Read this snapshot file instead of asking the running switch
-    #[arg(long, value_name = "FILE")]
-    pub(crate) snapshot: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
@@ -169,6 +154,9 @@ pub(crate) struct ExplainArgs {
     /// Answer many questions, one JSON object a line; - reads standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) queries: Option<PathBuf>,
+    /// With --queries: look for the nearest rule of every deny as well, as a single question always does
+    #[arg(long, requires = "queries")]
+    pub(crate) nearest: bool,
     /// Ask this snapshot file instead of the running switch
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,

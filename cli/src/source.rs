@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use espalier_api::control::PodStatus;
-use espalier_api::{Answer, InputError, PodName, Query, Snapshot};
+use espalier_api::{Answer, Explained, InputError, Nearest, PodName, Query, Snapshot, Verdict};
 use espalier_rules::Judge;
 
 use crate::args::Global;
@@ -44,22 +44,59 @@ impl Source {
         }
     }
 
-    /// Answers every question in order, each handed to `each` as soon as it is there.
+    /// Answers every question in order, each handed to `each` as soon as it is there; on wish a deny with the nearest
+    /// rule.
     pub(crate) fn answer(
         &mut self,
         queries: &[Query],
-        mut each: impl FnMut(&Answer) -> Result<(), CliError>,
+        nearest: bool,
+        mut each: impl FnMut(&Explained) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         match self {
             Self::Offline(judge) => queries.iter().try_for_each(|query| {
-                let answer = judge.explain(query).map_err(|error| InputError::new("", error.to_string()))?;
-                each(&answer)
+                let explained = if nearest {
+                    judge.explain_nearest(query)
+                } else {
+                    judge.explain(query).map(|answer| Explained { answer, nearest: None })
+                };
+                each(&explained.map_err(|error| InputError::new("", error.to_string()))?)
             }),
-            Self::Switch(client, _) => queries.chunks(CHUNK).try_for_each(|chunk| {
-                let answers: Vec<Answer> = client.post("/v1/explain", chunk)?;
-                answers.iter().try_for_each(&mut each)
-            }),
+            Self::Switch(client, _) => {
+                let mut near = Near::default();
+                queries.chunks(CHUNK).try_for_each(|chunk| {
+                    let answers: Vec<Answer> = client.post("/v1/explain", chunk)?;
+                    answers.into_iter().zip(chunk).try_for_each(|(answer, query)| {
+                        let nearest = if nearest { near.rule(client, &answer, query)? } else { None };
+                        each(&Explained { answer, nearest })
+                    })
+                })
+            }
         }
+    }
+}
+
+/// Finds the nearest rules of a switch's denies in the snapshot it enforces, which is fetched when first needed.
+#[derive(Default)]
+struct Near {
+    judge: Option<Judge>,
+}
+
+impl Near {
+    fn rule(
+        &mut self,
+        client: &mut Client,
+        answer: &Answer,
+        query: &Query,
+    ) -> Result<Option<Nearest>, CliError> {
+        if answer.verdict == Verdict::Allow {
+            return Ok(None);
+        }
+        let judge = match &mut self.judge {
+            Some(judge) => judge,
+            none => none.insert(Judge::compiled(&client.get::<Snapshot>("/v1/snapshot")?).0),
+        };
+        // A pod that has gone meanwhile has no rules any more, near or far.
+        Ok(judge.explain_nearest(query).ok().and_then(|explained| explained.nearest))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use espalier_api::{Answer, InputError, Query, Verdict};
+use espalier_api::{Explained, InputError, Query, Verdict};
 
 use crate::args::{ExplainArgs, Global};
 use crate::error::CliError;
@@ -16,15 +16,15 @@ pub(super) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> Resu
     let mut source = Source::open(global, args.snapshot.as_deref())?;
     if let Some(path) = &args.queries {
         let queries = queries::read(path, |pod| source.knows(pod))?;
-        source.answer(&queries, |answer| print(answer, args.json, out))?;
+        source.answer(&queries, args.nearest, |explained| print(explained, args.json, out))?;
         return Ok(ExitCode::SUCCESS);
     }
     let query = question(args)?;
     queries::check(&query, |pod| source.knows(pod))?;
     let mut denied = false;
-    source.answer(&[query], |answer| {
-        denied |= answer.verdict == Verdict::Deny;
-        print(answer, args.json, out)
+    source.answer(&[query], true, |explained| {
+        denied |= explained.answer.verdict == Verdict::Deny;
+        print(explained, args.json, out)
     })?;
     Ok(ExitCode::from(u8::from(denied)))
 }
@@ -44,13 +44,17 @@ fn question(args: &ExplainArgs) -> Result<Query, InputError> {
     })
 }
 
-fn print(answer: &Answer, json: bool, out: &mut Output) -> Result<(), CliError> {
+fn print(explained: &Explained, json: bool, out: &mut Output) -> Result<(), CliError> {
     if json {
-        return out.json_line(answer);
+        return out.json_line(explained);
     }
-    let verdict = match answer.verdict {
+    let verdict = match explained.answer.verdict {
         Verdict::Allow => out.paint("allow", Tone::Good),
         Verdict::Deny => out.paint("deny ", Tone::Bad),
     };
-    out.line(format!("{verdict}  {}", answer.reason))
+    out.line(format!("{verdict}  {}", explained.answer.reason))?;
+    match &explained.nearest {
+        Some(nearest) => out.line(format!("       {}", nearest.reason)),
+        None => Ok(()),
+    }
 }

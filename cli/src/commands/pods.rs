@@ -82,6 +82,7 @@ fn show(pod: &PodStatus, out: &mut Output) -> Result<(), CliError> {
         let name = if direction == "egress" { "egress dropped" } else { "ingress dropped" };
         fields.push((name, Cell::new(text)));
     }
+    fields.push(("lost in the kernel", super::status::lost(&pod.kernel, out)));
     out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
 }
 

@@ -1,4 +1,4 @@
-//! `espalier rules POD`: every rule in force for a pod, from all its security groups.
+//! `espalier rules`: the rules in force for a pod; what changes between two snapshots; what looks like a mistake.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,17 +6,31 @@ use std::process::ExitCode;
 use comfy_table::Cell;
 use espalier_api::control::RuleStatus;
 use espalier_api::{InputError, PodName, SecurityGroupRule};
+use espalier_rules::{Finding, Opening, SpaceChange, difference, lint};
+use serde::Serialize;
 
-use crate::args::{Global, RulesArgs};
+use crate::args::{DiffArgs, Global, LintArgs, RulesArgs, RulesCommand, ShowArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{Output, Tone, listed};
 use crate::source;
 
+/// Items named in a table cell before the rest is counted; `--json` has them all.
+const NAMED: usize = 4;
+
 pub(super) fn run(global: &Global, args: &RulesArgs, out: &mut Output) -> Result<ExitCode, CliError> {
+    match &args.command {
+        Some(RulesCommand::Diff(args)) => diff(args, out),
+        Some(RulesCommand::Lint(args)) => look_for_mistakes(args, out),
+        None => show(global, &args.show, out),
+    }
+}
+
+fn show(global: &Global, args: &ShowArgs, out: &mut Output) -> Result<ExitCode, CliError> {
+    let pod = args.pod.as_ref().ok_or_else(|| InputError::new("pod", "missing"))?;
     let rules = match &args.snapshot {
-        Some(path) => offline(path, &args.pod)?,
-        None => Client::connect(global)?.get(&format!("/v1/pods/{}/rules", args.pod))?,
+        Some(path) => offline(path, pod)?,
+        None => Client::connect(global)?.get(&format!("/v1/pods/{pod}/rules"))?,
     };
     if args.json {
         out.json(&rules)?;
@@ -47,4 +61,66 @@ pub(super) fn cells(rule: &SecurityGroupRule) -> [Cell; 5] {
         Cell::new(rule.id.as_ref().map_or("-", |id| id.as_str())),
         Cell::new(rule.description.as_deref().unwrap_or("-")),
     ]
+}
+
+fn diff(args: &DiffArgs, out: &mut Output) -> Result<ExitCode, CliError> {
+    let changes = difference(&super::load(&args.old)?, &super::load(&args.new)?);
+    if args.json {
+        out.json(&changes)?;
+    } else if changes.is_empty() {
+        out.line("nothing opens, nothing closes")?;
+    } else {
+        let rows: Vec<[Cell; 6]> = changes.iter().map(|change| change_row(change, out)).collect();
+        out.table(["CHANGE", "DIRECTION", "PROTOCOL", "PORTS", "REMOTES", "PODS"], rows)?;
+    }
+    Ok(verdict(args.exit_code, &changes))
+}
+
+fn change_row(change: &SpaceChange, out: &Output) -> [Cell; 6] {
+    let opening = match change.change {
+        Opening::Opens => out.cell("opens", Tone::Bad),
+        Opening::Closes => out.cell("closes", Tone::Good),
+    };
+    [
+        opening,
+        Cell::new(change.direction),
+        Cell::new(&change.protocol),
+        Cell::new(change.ports.as_deref().unwrap_or("-")),
+        Cell::new(first_few(&change.remotes)),
+        Cell::new(first_few(&change.pods)),
+    ]
+}
+
+fn look_for_mistakes(args: &LintArgs, out: &mut Output) -> Result<ExitCode, CliError> {
+    let findings = lint(&super::load(&args.file)?);
+    if args.json {
+        out.json(&findings)?;
+    } else if findings.is_empty() {
+        out.line(out.paint("nothing found", Tone::Good))?;
+    } else {
+        let rows: Vec<[Cell; 2]> =
+            findings.iter().map(|finding| finding_row(finding, out)).collect::<Result<_, _>>()?;
+        out.table(["KIND", "FINDING"], rows)?;
+    }
+    Ok(verdict(args.exit_code, &findings))
+}
+
+fn finding_row(finding: &Finding, out: &Output) -> Result<[Cell; 2], CliError> {
+    Ok([out.cell(name_of(&finding.kind)?, Tone::Bad), Cell::new(&finding.message)])
+}
+
+/// The name that JSON has for it.
+fn name_of(value: &impl Serialize) -> Result<String, CliError> {
+    Ok(serde_json::to_string(value)?.trim_matches('"').to_owned())
+}
+
+fn first_few<T: ToString>(items: &[T]) -> String {
+    let more = items.len().saturating_sub(NAMED);
+    let named = listed(items.iter().take(NAMED).map(T::to_string));
+    if more == 0 { named } else { format!("{named} and {more} more") }
+}
+
+/// 1 where the exit code was asked for and there is something to tell.
+fn verdict<T>(asked: bool, told: &[T]) -> ExitCode {
+    ExitCode::from(u8::from(asked && !told.is_empty()))
 }

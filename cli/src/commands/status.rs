@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use comfy_table::Cell;
-use espalier_api::control::{Counters, Frames, Status, XdpStatus};
+use espalier_api::control::{Counters, Frames, KernelCounters, Status, XdpStatus};
 
 use crate::args::{Global, JsonFlag};
 use crate::client::Client;
@@ -31,6 +31,20 @@ pub(super) fn attachment(xdp: &XdpStatus) -> String {
         Some(why) => format!("{} ({why})", xdp.mode),
         None => xdp.mode.clone(),
     }
+}
+
+/// What a port's socket could not do, a dash where that is nothing.
+pub(super) fn lost(kernel: &KernelCounters, out: &Output) -> Cell {
+    let counts = [
+        ("dropped", kernel.rx_dropped),
+        ("ring full", kernel.rx_ring_full),
+        ("fill ring empty", kernel.rx_fill_ring_empty),
+        ("invalid descriptors", kernel.invalid_descriptors),
+        ("oversized", kernel.rx_oversized),
+    ];
+    let some = counts.iter().filter(|(_, count)| *count > 0);
+    let text = listed(some.map(|(name, count)| format!("{name} {}", grouped(*count))));
+    if text == "-" { Cell::new(text) } else { out.cell(text, Tone::Bad) }
 }
 
 fn summary(status: &Status, out: &mut Output) -> Result<(), CliError> {
@@ -76,6 +90,9 @@ fn summary(status: &Status, out: &mut Output) -> Result<(), CliError> {
             )),
         ),
     ];
+    if let Some(trunk) = &status.trunk {
+        fields.push(("lost in the kernel", lost(&trunk.kernel, out)));
+    }
     fields.extend(status.problems.iter().map(|problem| ("problem", out.cell(problem, Tone::Bad))));
     out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
 }

@@ -1,6 +1,6 @@
 //! `--help` of every command shows an example and its defaults; bad usage is told apart from bad luck.
 
-use crate::support::run;
+use crate::support::{run, squeezed};
 
 /// Names of the commands, as the help of `path` lists them.
 fn commands(path: &[&str]) -> Vec<String> {
@@ -33,8 +33,7 @@ fn every_command_shows_an_example() {
 
 #[test]
 fn the_defaults_are_shown() {
-    let help = run(["status", "--help"]).stdout;
-    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = squeezed(&run(["status", "--help"]).stdout);
     assert!(help.contains("[default: /run/espalier/switch.sock]"), "{help}");
     assert!(help.contains("[env: ESPALIER_SOCKET"), "{help}");
     assert!(help.contains("[default: 30]"), "{help}");

@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use espalier_api::control::{GroupStatus, RuleStatus};
-use espalier_api::{Answer, Query};
+use espalier_api::{Answer, Difference, Explained, Query};
+use espalier_rules::{Finding, FindingKind, SpaceChange};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::{Run, data, espalier, run, run_with_input};
+use crate::support::{Run, data, espalier, run, run_with_input, squeezed};
 
 /// A question and what must come back: verdict, rule, group, tracked.
 struct Case {
@@ -154,6 +156,95 @@ fn rules_and_groups_can_be_read_from_a_file() {
         unknown.stderr
     );
     assert_eq!(read(&["groups", "sg-none"]).code, 2);
+}
+
+/// A copy of the node with these words replaced, as a file.
+fn changed(folder: &TempDir, changes: &[(&str, &str)]) -> String {
+    let mut text = fs::read_to_string(data("node.yaml")).unwrap();
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old}");
+        text = text.replacen(old, new, 1);
+    }
+    let path = folder.path().join("changed.yaml");
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_deny_names_the_nearest_rule() {
+    let snapshot = data("node.yaml").display().to_string();
+    let packet = "explain shop/db-0 --ingress --protocol tcp --remote 10.0.1.10 --port 5433 --snapshot";
+    let ask = |more: &[&str]| run(packet.split(' ').chain([snapshot.as_str()]).chain(more.iter().copied()));
+    let shown = ask(&[]).stdout;
+    assert!(shown.lines().nth(1).unwrap().contains("nearest is sgr-db of sg-db"), "{shown}");
+    let explained: Explained = serde_json::from_str(&ask(&["--json"]).stdout).unwrap();
+    let nearest = explained.nearest.unwrap();
+    assert_eq!((nearest.rule.unwrap().as_str(), nearest.differs), ("sgr-db", vec![Difference::Port]));
+
+    let query =
+        r#"{"pod":"shop/db-0","direction":"ingress","protocol":"tcp","remote":"10.0.1.10","port":5433}"#;
+    let base: Value = serde_json::from_str(&asked(query).stdout).unwrap();
+    assert_eq!(base.as_object().unwrap().len(), 5, "{base}");
+    let args = ["explain", "--snapshot", &snapshot, "--queries", "-", "--json", "--nearest"];
+    let told: Value = serde_json::from_str(&run_with_input(args, query).stdout).unwrap();
+    assert_eq!(told["nearest"]["rule"], "sgr-db");
+}
+
+#[test]
+fn what_opens_and_closes_between_two_snapshots_is_told_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = data("node.yaml").display().to_string();
+    let new = changed(
+        &folder,
+        &[(
+            "FromPort: 443, ToPort: 443, CidrIpv4: 10.0.0.0/16",
+            "FromPort: 443, ToPort: 444, CidrIpv4: 10.0.0.0/17",
+        )],
+    );
+    let diff = |old: &str, new: &str, more: &[&str]| run(["rules", "diff", old, new].iter().chain(more));
+    let changes: Vec<SpaceChange> = parsed(&diff(&old, &new, &["--json"]));
+    let told: Vec<String> = changes
+        .iter()
+        .map(|change| {
+            let remotes: Vec<String> = change.remotes.iter().map(ToString::to_string).collect();
+            let ports = change.ports.as_deref().unwrap_or("-");
+            format!(
+                "{:?} {} {} {ports} {}",
+                change.change,
+                change.direction,
+                change.protocol,
+                remotes.join(",")
+            )
+        })
+        .collect();
+    assert_eq!(told, ["Opens ingress tcp 444 10.0.0.0/17", "Closes ingress tcp 443 10.0.128.0/17"]);
+    assert!(changes.iter().all(|change| change.pods.len() == 1 && change.pods[0].as_str() == "shop/web-0"));
+    let table = diff(&old, &new, &["--exit-code"]);
+    assert_eq!(table.code, 1);
+    let shown = squeezed(&table.stdout);
+    assert!(shown.contains("opens ingress tcp 444 10.0.0.0/17 shop/web-0"), "{shown}");
+    let same = diff(&old, &old, &["--exit-code"]);
+    assert_eq!((same.code, same.stdout.as_str()), (0, "nothing opens, nothing closes\n"));
+    assert_eq!(diff(&old, "/nonexistent.yaml", &[]).code, 2);
+}
+
+#[test]
+fn lint_names_what_deserves_a_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = changed(&folder, &[("GroupId: sg-backup}", "GroupId: sg-gone}")]);
+    let findings: Vec<Finding> = parsed(&run(["rules", "lint", &path, "--json"]));
+    let found = |kind: FindingKind, rule: Option<&str>| {
+        findings
+            .iter()
+            .any(|finding| finding.kind == kind && finding.rule.as_ref().map(|id| id.as_str()) == rule)
+    };
+    assert!(found(FindingKind::WorldOpen, Some("sgr-open-in")), "{findings:?}");
+    assert!(findings.iter().any(|finding| finding.kind == FindingKind::MissingReference), "{findings:?}");
+    assert!(found(FindingKind::UnusedGroup, None), "{findings:?}");
+    let shown = run(["rules", "lint", &path, "--exit-code"]);
+    assert_eq!(shown.code, 1);
+    assert!(shown.stdout.contains("world-open") && shown.stdout.contains("sgr-open-in"), "{}", shown.stdout);
+    assert_eq!(run(["rules", "lint", &path]).code, 0);
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(run: &Run) -> T {

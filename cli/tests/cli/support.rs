@@ -65,6 +65,11 @@ pub(crate) fn run_with_input<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>,
     run
 }
 
+/// Every run of white space as one space: how far apart a table's columns are depends on its other rows.
+pub(crate) fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// The switch beside the program under test, or the one `ESPALIER_SWITCH` names.
 pub(crate) fn switch_program() -> PathBuf {
     let beside = Path::new(ESPALIER).with_file_name("espalier-switch");

@@ -11,7 +11,7 @@ use espalier_lab::netns::{NetNs, unique_name};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-use crate::support::{Run, data, eventually, run, run_with_input, switch_program};
+use crate::support::{Run, data, eventually, run, run_with_input, squeezed, switch_program};
 
 /// A running switch; it, its steering and its namespace go when this is dropped.
 struct Switch {
@@ -136,8 +136,8 @@ fn an_applied_snapshot_is_what_the_other_commands_show() {
     assert_eq!(frames.free + frames.fill + frames.rx + frames.worker + frames.tx, frames.total);
     assert_eq!(frames.total, 8192);
     assert_eq!(status.counters.rx, status.counters.accounted());
-    let shown = switch.run(&["status"]).stdout;
-    assert!(shown.contains("generation  7, enforced by every worker"), "{shown}");
+    let shown = squeezed(&switch.run(&["status"]).stdout);
+    assert!(shown.contains("generation 7, enforced by every worker"), "{shown}");
     assert!(shown.contains(" == total 8192") && !shown.contains("OFF BY"), "{shown}");
 
     let pods: Vec<PodStatus> = switch.json(&["pods"]);
@@ -187,7 +187,10 @@ fn the_switch_answers_as_the_snapshot_does() {
     let ask =
         |pod: &str, port: &str| switch.run(&[&["explain", pod][..], &packet, &["--port", port]].concat());
     assert_eq!(ask("shop/web-0", "443").code, 0);
-    assert_eq!(ask("shop/web-0", "444").code, 1);
+    let denied = ask("shop/web-0", "444");
+    assert_eq!(denied.code, 1);
+    // The nearest rule is looked for in the snapshot that the switch enforces.
+    assert!(denied.stdout.contains("nearest is sgr-web-https of sg-web"), "{denied:?}");
     assert_eq!(ask("shop/web-9", "443").code, 2);
 }
 

@@ -78,7 +78,8 @@ fn without_a_switch_the_message_says_how_to_start_one() {
     drop(UnixListener::bind(&stale).unwrap());
     unreachable(&status(&stale, &[]), &stale, "Connection refused");
 
-    for command in [&["pods"][..], &["flows"], &["groups"], &["rules", "a/b"], &["explain", "--queries", "-"]] {
+    for command in [&["pods"][..], &["flows"], &["groups"], &["rules", "a/b"], &["explain", "--queries", "-"]]
+    {
         let run = run(command.iter().chain(&["--socket", absent.to_str().unwrap()]));
         unreachable(&run, &absent, "no switch answers");
     }
