@@ -52,7 +52,7 @@ pub struct Vpc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// CIDR blocks; the Amazon-provided resolver is the base of the first IPv4 block plus two.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "prefixes")]
     pub cidrs: Vec<IpNet>,
     /// Replaces the built-in list of services that security groups do not filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,7 @@ pub struct Pod {
     /// Private addresses of the branch ENI that the pod owns.
     pub addresses: Vec<IpAddr>,
     /// Subnets of the branch; the IPv4 gateway is the base plus one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "prefixes")]
     pub subnets: Vec<IpNet>,
     /// Overrides of the gateway.
     #[serde(default, skip_serializing_if = "Gateway::is_default")]
@@ -274,6 +274,22 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
+/// Prefixes; a refusal shows the text, which `ipnet`'s own does not.
+fn prefixes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    struct Prefix(IpNet);
+    impl<'de> Deserialize<'de> for Prefix {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            let net = text.parse().map_err(|_| {
+                de::Error::custom(format!("{text:?} is not a CIDR: expected the like of 10.0.1.0/24"))
+            });
+            net.map(Self)
+        }
+    }
+    let prefixes = Vec::<Prefix>::deserialize(deserializer)?;
+    Ok(prefixes.into_iter().map(|prefix| prefix.0).collect())
+}
+
 impl Snapshot {
     /// Parses and validates a JSON snapshot.
     pub fn from_json(text: &[u8]) -> Result<Self, InputError> {
@@ -384,6 +400,7 @@ groupMembers:
             ("veth: enia", "vteh: enia", "pods[0].vteh", "unknown field"),
             ("generation: 7", "generation: -7", "generation", "-7"),
             ("10.0.8.0/28", "10.0.8.0/33", "groupMembers.sg-1[1]", "10.0.8.0/33"),
+            ("[10.0.1.0/24]", "[10.0.1.0]", "pods[0].subnets[0]", "\"10.0.1.0\" is not a CIDR"),
         ] {
             assert!(SMALL.contains(from), "{from}");
             let error = Snapshot::from_yaml(&SMALL.replace(from, to)).unwrap_err();

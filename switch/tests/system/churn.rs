@@ -39,7 +39,7 @@ fn attaching_and_detaching_leaks_nothing_and_disturbs_nobody() {
     let (other, own) = (other.stop(), own.stop());
     println!("the other pod's flow: {other:?}; the pod's own: {own:?}");
     assert!(other.sent > u64::from(cycles) && other.answered == other.sent, "{other:?}");
-    assert!(own.answered > u64::from(cycles), "the pod's traffic never ran: {own:?}");
+    assert!(own.answered > u64::from(cycles / 4), "the pod's traffic never ran: {own:?}");
     drop(echo);
     frames_come_back(&mut site, &pod);
 }

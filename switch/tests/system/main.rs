@@ -7,7 +7,8 @@
 mod bulk;
 mod churn;
 mod crash;
-
+mod frames;
+mod hostile;
 mod live;
 mod process;
 mod refusals;
