@@ -109,6 +109,8 @@ states! {
     Other = "other",
     /// Untracked, as EC2 calls it: allowed both ways by rules for every address.
     Untracked = "untracked",
+    /// The rules that allowed it are gone: its packets are dropped.
+    Revoked = "revoked",
 }
 
 impl std::fmt::Display for FlowState {

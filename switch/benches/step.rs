@@ -1,7 +1,7 @@
 //! The pure step, in memory: `step/<what>/<flows>`, one packet an iteration.
 
 #[path = "../tests/step/harness.rs"]
-#[expect(dead_code, reason = "shared with the tests")]
+#[expect(dead_code, clippy::unwrap_used, clippy::panic, reason = "shared with the tests")]
 mod harness;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

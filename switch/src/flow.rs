@@ -101,6 +101,8 @@ pub struct Judgement {
 pub enum Outcome {
     /// It belongs to the flow, which is now in this state: forward it.
     Pass(FlowState),
+    /// It belongs to a flow whose rules are gone: drop it.
+    Revoked,
     /// The flow was over and its entry is gone: judge the packet in its own direction, as after a miss.
     Over(Over),
 }
@@ -156,8 +158,10 @@ pub struct FlowStats {
     pub expired: u64,
     /// Ended connections that a new SYN on the same ports replaced.
     pub reopened: u64,
-    /// Flows removed by the caller: revoked, entered anew, dropped by the operator, or with their pod.
+    /// Flows removed by the caller: dropped by the operator, or with their pod.
     pub removed: u64,
+    /// Flows whose rules went.
+    pub revoked: u64,
     /// Half-open connections given up for newer ones of the same pod.
     pub evicted_half_open: u64,
     /// Closing or reset connections given up for new flows of the same pod.

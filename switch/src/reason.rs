@@ -81,6 +81,8 @@ reasons! {
     DeniedEgress = "denied-egress",
     /// No security group rule of the receiving pod allows it in.
     DeniedIngress = "denied-ingress",
+    /// The rules that allowed its flow are gone, and the flow may not outlive them.
+    FlowRevoked = "flow-revoked",
     /// A later fragment whose first fragment is not known.
     FragmentOrphan = "fragment-orphan",
     /// A fragment that is too small or overlaps another.

@@ -198,6 +198,50 @@ fn only_untracked_and_revocable_flows_are_judged_again() {
 }
 
 #[test]
+fn a_revoked_connection_stays_down_until_its_rule_is_back_or_a_new_one_opens() {
+    let mut table = table();
+    let key = key(POD, TCP, 80);
+    let handle = connect(&mut table, &key, at(0)).unwrap();
+    send(&mut table, &key, Ingress, FIN | ACK, at(0));
+    table.revoke(handle, 2, at(0));
+    assert!(!table.needs_judgement(handle, 2) && table.needs_judgement(handle, 3));
+    for seconds in [0, 500, 1000] {
+        assert_eq!(
+            send(&mut table, &key, Egress, ACK, at(seconds)),
+            Outcome::Revoked,
+            "neither end keeps it up"
+        );
+    }
+    assert_eq!(table.record(handle, at(1000)).unwrap().packets, [2, 2], "what is dropped is not counted");
+    let back = Judgement { rule: 9, generation: 3, tracked: true, revoke_on_change: true };
+    table.renew(handle, &back, at(1000));
+    assert_eq!(send(&mut table, &key, Egress, ACK, at(1000)), Outcome::Pass(FlowState::HalfClosed));
+    table.revoke(handle, 4, at(1000));
+    assert_eq!(send(&mut table, &key, Egress, SYN, at(1001)), Outcome::Over(Over::Reopened));
+    assert!(table.is_empty());
+}
+
+#[test]
+fn a_flow_that_is_over_is_neither_renewed_nor_revoked() {
+    let mut table = table();
+    for (port, revoked) in [(1, false), (2, true)] {
+        let key = key(POD, UDP, port);
+        let untracked = NewFlow { tracked: false, ..new(packet(Egress, 0)) };
+        let handle = table.insert(&key, &untracked, at(0)).unwrap();
+        match revoked {
+            true => table.revoke(handle, 2, at(61)),
+            false => table.renew(
+                handle,
+                &Judgement { rule: 9, generation: 2, tracked: true, revoke_on_change: false },
+                at(61),
+            ),
+        }
+        assert_eq!(table.on_packet(handle, &packet(Egress, 0), at(61)), Outcome::Over(Over::Gone));
+    }
+    assert_eq!((table.len(), table.stats().expired), (0, 2));
+}
+
+#[test]
 fn a_flow_tracked_later_has_the_state_its_traffic_shows() {
     let mut table = table();
     let key = key(POD, TCP, 80);

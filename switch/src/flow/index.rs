@@ -101,25 +101,25 @@ impl Index {
 
     /// The bucket where `hash` lives, from its upper half; the tag is the lowest 16 bits.
     #[inline]
-    fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+    pub(super) fn home(&self, hash: u64) -> u32 {
+        (((hash >> 32) * self.buckets.len() as u64) >> 32) as u32
     }
 
     fn after(&self, bucket: usize) -> usize {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
     }
 
-    /// Any bit of the home bucket, to have its line on the way while other keys are looked at. So little else is done
+    /// Any bit of a bucket, to have its line on the way while other keys are looked at. So little else is done
     /// that many lines are.
     #[inline]
-    pub(super) fn touch(&self, hash: u64) -> u32 {
-        self.buckets[self.home(hash)].passed
+    pub(super) fn touch(&self, home: u32) -> u32 {
+        self.buckets[home as usize].passed
     }
 
-    /// A guess without a branch on memory: the entry of the first lane in the home bucket whose tag fits.
+    /// A guess without a branch on memory: the entry of the first lane whose tag fits in the home bucket of `hash`.
     #[inline]
-    pub(super) fn guess(&self, hash: u64) -> u32 {
-        let bucket = &self.buckets[self.home(hash)];
+    pub(super) fn guess(&self, home: u32, hash: u64) -> u32 {
+        let bucket = &self.buckets[home as usize];
         let matches = bucket.matches(tag(hash));
         let entry = bucket.entries[lane(matches)];
         if matches == 0 { NONE } else { entry }
@@ -128,7 +128,7 @@ impl Index {
     /// The entry under `hash` that `is` accepts.
     #[inline]
     pub(super) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut at = self.home(hash);
+        let mut at = self.home(hash) as usize;
         loop {
             let bucket = &self.buckets[at];
             if let Some(lane) = bucket.find(tag(hash), &mut is) {
@@ -143,7 +143,7 @@ impl Index {
 
     /// Adds `entry`. The caller never adds more entries than the index was made for.
     pub(super) fn insert(&mut self, hash: u64, entry: u32) {
-        let mut at = self.home(hash);
+        let mut at = self.home(hash) as usize;
         loop {
             let bucket = &mut self.buckets[at];
             if let Some(lane) = bucket.entries.iter().position(|held| *held == NONE) {
@@ -157,7 +157,7 @@ impl Index {
 
     /// Takes out `entry`, which is in the index under `hash`.
     pub(super) fn remove(&mut self, hash: u64, entry: u32) {
-        let mut at = self.home(hash);
+        let mut at = self.home(hash) as usize;
         loop {
             let bucket = &mut self.buckets[at];
             if let Some(lane) = bucket.find(tag(hash), |held| held == entry) {
@@ -213,7 +213,7 @@ mod tests {
             index.remove(hash, entry);
         }
         assert_eq!(index.overflow(), 0);
-        assert_eq!(index.guess(hash), NONE);
+        assert_eq!(index.guess(index.home(hash), hash), NONE);
     }
 
     /// An attacker who knows everything but the seed: keys that all fall into a few buckets under a seed of their own.

@@ -54,6 +54,8 @@ pub enum FlowState {
     Other,
     /// Untracked: each direction is allowed by a rule for every address; the entry only saves the search for it.
     Untracked,
+    /// The rules that allowed it are gone: its packets are dropped, so that neither end's next one begins it anew.
+    Revoked,
 }
 
 /// The timeout and the queue an entry is under.
@@ -69,10 +71,11 @@ pub(super) enum Class {
     Icmp,
     Other,
     Untracked,
+    Revoked,
 }
 
 impl Class {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::HalfOpen,
         Self::Established,
         Self::Closing,
@@ -82,13 +85,14 @@ impl Class {
         Self::Icmp,
         Self::Other,
         Self::Untracked,
+        Self::Revoked,
     ];
     pub(super) const COUNT: usize = Self::ALL.len();
 }
 
 impl FlowState {
     /// Every state.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SynSent,
         Self::SynReceived,
         Self::PickedUp,
@@ -101,6 +105,7 @@ impl FlowState {
         Self::Icmp,
         Self::Other,
         Self::Untracked,
+        Self::Revoked,
     ];
 
     /// The label in listings and metrics.
@@ -118,6 +123,7 @@ impl FlowState {
             Self::Icmp => "icmp",
             Self::Other => "other",
             Self::Untracked => "untracked",
+            Self::Revoked => "revoked",
         }
     }
 
@@ -145,6 +151,7 @@ impl FlowState {
             Self::Icmp => Class::Icmp,
             Self::Other => Class::Other,
             Self::Untracked => Class::Untracked,
+            Self::Revoked => Class::Revoked,
         }
     }
 
@@ -160,10 +167,10 @@ impl FlowState {
         }
     }
 
-    /// The state of a flow that was untracked and is tracked from now on, by what it has carried so far.
-    pub(super) fn adopted(protocol: u8, packets: [u64; 2]) -> Self {
+    /// The state of a flow that was untracked or revoked and is tracked from now on, by what it has carried so far.
+    pub(super) fn adopted(protocol: u8, packets: [u64; 2], marks: Marks) -> Self {
         match Self::first(protocol, ACK) {
-            Self::PickedUp if packets[0] > 0 && packets[1] > 0 => Self::Established,
+            Self::PickedUp if packets[0] > 0 && packets[1] > 0 => marks.connected(),
             Self::Udp if packets[0] > 1 && packets[1] > 1 => Self::UdpStream,
             state => state,
         }

@@ -15,7 +15,7 @@ use super::index::{Index, NONE};
 use super::key::{FlowKey, PodSlot, Seed};
 use super::pod::{Pod, Pool};
 use super::queue::Links;
-use super::state::{self, Class, FlowState, Marks};
+use super::state::{self, Class, FlowState, Marks, tcp_flag};
 use super::time::{Now, elapsed};
 use super::{FlowHandle, FlowStats, Found, Judgement, NewFlow, Outcome, Over, PacketFacts, Refused};
 
@@ -86,14 +86,17 @@ impl FlowTable {
     /// Without them a lookup among a million flows takes twice as long.
     fn find_chunk(&self, keys: &[FlowKey], out: &mut [Found]) {
         let mut hashes = [0; BATCH];
-        for (hash, key) in hashes.iter_mut().zip(keys) {
+        let mut homes = [0; BATCH];
+        for ((hash, home), key) in hashes.iter_mut().zip(&mut homes).zip(keys) {
             *hash = self.seed.hash(key);
+            *home = self.index.home(*hash);
         }
         let hashes = &hashes[..keys.len().min(BATCH)];
-        black_box(hashes.iter().fold(0, |sum, hash| sum ^ self.index.touch(*hash)));
+        let homes = &homes[..hashes.len()];
+        black_box(homes.iter().fold(0, |sum, home| sum ^ self.index.touch(*home)));
         let mut guesses = [NONE; BATCH];
-        for (guess, hash) in guesses.iter_mut().zip(hashes) {
-            *guess = self.index.guess(*hash);
+        for ((guess, hash), home) in guesses.iter_mut().zip(hashes).zip(homes) {
+            *guess = self.index.guess(*home, *hash);
         }
         let guesses = &guesses[..hashes.len()];
         black_box(guesses.iter().fold(0, |sum, guess| sum ^ self.entries.touch(*guess)));
@@ -155,6 +158,7 @@ impl FlowTable {
             return Outcome::Over(Over::Expired);
         }
         let after = match before {
+            FlowState::Revoked => return self.on_revoked(handle, facts, tick),
             FlowState::Udp
             | FlowState::UdpStream
             | FlowState::Icmp
@@ -178,6 +182,18 @@ impl FlowTable {
             self.set_state(handle.0, after, tick);
         }
         Outcome::Pass(after)
+    }
+
+    /// A packet of a flow whose rules are gone: only a SYN is judged as what it is, the beginning of another flow. The
+    /// entry stays for as long as either end keeps trying.
+    fn on_revoked(&mut self, handle: FlowHandle, facts: &PacketFacts, tick: u32) -> Outcome {
+        if facts.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN {
+            self.stats.reopened += 1;
+            self.release(handle.0);
+            return Outcome::Over(Over::Reopened);
+        }
+        self.entries.track_mut(handle.0).2.last_seen = tick;
+        Outcome::Revoked
     }
 
     /// EC2's UDP stream: more than one request and response.
@@ -327,7 +343,7 @@ impl FlowTable {
         self.links.push(&mut pool.free, entry, 0);
     }
 
-    /// Ends a flow: revoked, or dropped by the operator.
+    /// Ends a flow at the operator's wish, or because nothing makes state for it any more.
     pub fn remove(&mut self, handle: FlowHandle) {
         if self.is_live(handle) {
             self.stats.removed += 1;
@@ -339,31 +355,56 @@ impl FlowTable {
         self.entries.track(handle.0).state.is_some()
     }
 
-    /// Whether the flow must be judged again, in its initiator's direction, before its packet passes: it is untracked
-    /// or marked `revoke`, and the rules have changed since it was judged. Then call [`Self::renew`] or [`Self::remove`].
-    ///
-    /// Ask after [`Self::on_packet`] said `Pass`: a flow that is over is no flow to judge again.
+    /// Whether the flow must be judged again, in its initiator's direction, before its packet passes: it is untracked,
+    /// revoked or marked `revoke`, and the rules have changed since it was judged. Then call [`Self::renew`] or
+    /// [`Self::revoke`]. Both end a flow that is over instead; [`Self::on_packet`] then says `Over`.
     #[inline]
     pub fn needs_judgement(&self, handle: FlowHandle, generation: u32) -> bool {
         let track = self.entries.track(handle.0);
-        track.generation != generation && (track.state == Some(FlowState::Untracked) || track.marks.revoke())
+        let depends =
+            matches!(track.state, Some(FlowState::Untracked | FlowState::Revoked)) || track.marks.revoke();
+        depends && track.generation != generation
     }
 
-    /// Stamps a flow that was judged again and is still allowed. An untracked flow that must be tracked now is tracked
-    /// from here on, in the state its traffic so far shows; a tracked one stays tracked.
+    /// Stamps a flow that was judged again and is allowed. An untracked flow that must be tracked now, and a revoked one
+    /// that is allowed again, is tracked from here on in the state its traffic so far shows; a tracked one stays tracked.
     pub fn renew(&mut self, handle: FlowHandle, judgement: &Judgement, now: Now) {
+        if self.end_if_over(handle, now) {
+            return;
+        }
         self.changes.mark(handle.0);
         let (slot, protocol, track) = self.entries.track_mut(handle.0);
         track.rule = judgement.rule;
         track.generation = judgement.generation;
         track.marks.set_revoke(judgement.revoke_on_change);
-        if judgement.tracked && track.state == Some(FlowState::Untracked) {
-            let adopted = FlowState::adopted(protocol, track.packets());
-            if adopted.class() == Class::HalfOpen {
-                self.bound_half_open(slot.index(), self.half_open_per_pod - 1);
+        let adopted = match track.state {
+            Some(FlowState::Untracked | FlowState::Revoked) if judgement.tracked => {
+                FlowState::adopted(protocol, track.packets(), track.marks)
             }
-            self.set_state(handle.0, adopted, now.tick());
+            Some(FlowState::Revoked) => FlowState::Untracked,
+            _ => return,
+        };
+        if adopted.class() == Class::HalfOpen {
+            self.bound_half_open(slot.index(), self.half_open_per_pod - 1);
         }
+        self.set_state(handle.0, adopted, now.tick());
+    }
+
+    /// Stamps a flow that was judged again and is not allowed any more: its packets are dropped from here on.
+    pub fn revoke(&mut self, handle: FlowHandle, generation: u32, now: Now) {
+        if !self.end_if_over(handle, now) {
+            self.entries.track_mut(handle.0).2.generation = generation;
+            self.set_state(handle.0, FlowState::Revoked, now.tick());
+        }
+    }
+
+    /// Ends a flow that has been idle for too long; whether it did, or somebody had before.
+    fn end_if_over(&mut self, handle: FlowHandle, now: Now) -> bool {
+        if self.is_over(handle.0, now.tick()) {
+            self.stats.expired += 1;
+            self.release(handle.0);
+        }
+        !self.is_live(handle)
     }
 
     /// The key of the flow.

@@ -91,6 +91,8 @@ impl Timeouts {
         seconds[Class::Icmp as usize] = 30;
         seconds[Class::Other as usize] = 600;
         seconds[Class::Untracked as usize] = 60;
+        // Longer than the pauses between the retransmissions of a TCP that has not given up (RFC 6298: 60 s and more).
+        seconds[Class::Revoked as usize] = 600;
         Self(seconds)
     }
 

@@ -123,7 +123,7 @@ impl Manager {
 }
 
 /// The same states, in the table's type and in the API's.
-const STATES: [(flow::FlowState, FlowState); 12] = [
+const STATES: [(flow::FlowState, FlowState); 13] = [
     (flow::FlowState::SynSent, FlowState::SynSent),
     (flow::FlowState::SynReceived, FlowState::SynReceived),
     (flow::FlowState::PickedUp, FlowState::PickedUp),
@@ -136,6 +136,7 @@ const STATES: [(flow::FlowState, FlowState); 12] = [
     (flow::FlowState::Icmp, FlowState::Icmp),
     (flow::FlowState::Other, FlowState::Other),
     (flow::FlowState::Untracked, FlowState::Untracked),
+    (flow::FlowState::Revoked, FlowState::Revoked),
 ];
 
 fn state(state: flow::FlowState) -> FlowState {

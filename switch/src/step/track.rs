@@ -8,7 +8,7 @@ use espalier_rules::{Decision, Tuple};
 use super::{Shard, judge, remote};
 use crate::flow::related::{IcmpMessage, is_error};
 use crate::flow::{
-    FlowHandle, FlowKey, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
+    FlowHandle, FlowKey, FlowState, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
 };
 use crate::packet::{Packet, Upper};
 use crate::reason::DropReason;
@@ -94,11 +94,13 @@ pub(super) fn track<P>(
 ) -> Result<(), DropReason> {
     let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
     let Some(key) = leg.key() else { return stateless(shard, tables, now, pod, leg) };
-    if let Found::Hit(handle) = shard.flows.find(&key)
-        && is_still_allowed(shard, tables, now, pod, handle)
-        && matches!(shard.flows.on_packet(handle, &leg.facts(), now), Outcome::Pass(_))
-    {
-        return Ok(());
+    if let Found::Hit(handle) = shard.flows.find(&key) {
+        judge_again(shard, tables, now, pod, handle);
+        match shard.flows.on_packet(handle, &leg.facts(), now) {
+            Outcome::Pass(_) => return Ok(()),
+            Outcome::Revoked => return Err(DropReason::FlowRevoked),
+            Outcome::Over(_) => {}
+        }
     }
     begin(shard, tables, now, pod, leg, &key)
 }
@@ -116,9 +118,11 @@ fn stateless<P>(
     if is_error
         && shard.related_errors
         && let Ok(handle) = shard.flows.related(&leg.message(), now)
-        && is_still_allowed(shard, tables, now, pod, handle)
     {
-        return Ok(());
+        judge_again(shard, tables, now, pod, handle);
+        if !matches!(shard.flows.state(handle), None | Some(FlowState::Revoked)) {
+            return Ok(());
+        }
     }
     match allowed(judge::judge(tables, pod, leg.tuple()), leg) {
         Err(_) if is_error => Err(DropReason::IcmpErrorUnrelated),
@@ -126,16 +130,10 @@ fn stateless<P>(
     }
 }
 
-/// Whether a flow goes on: always, unless rules changed that it depends on. If not, it is over.
-fn is_still_allowed<P>(
-    shard: &mut Shard<P>,
-    tables: &Tables,
-    now: Now,
-    pod: &PodTable,
-    handle: FlowHandle,
-) -> bool {
+/// Brings a flow that depends on the present rules up to date with them.
+fn judge_again<P>(shard: &mut Shard<P>, tables: &Tables, now: Now, pod: &PodTable, handle: FlowHandle) {
     if !shard.flows.needs_judgement(handle, tables.stamp) {
-        return true;
+        return;
     }
     let opening = judge::opening(&shard.flows.key(handle), shard.flows.initiator(handle));
     match judge::judge(tables, pod, opening) {
@@ -147,12 +145,10 @@ fn is_still_allowed<P>(
                 revoke_on_change: pod.revoke,
             };
             shard.flows.renew(handle, &judgement, now);
-            true
         }
-        Decision::Unfiltered { .. } | Decision::Deny => {
-            shard.flows.remove(handle);
-            false
-        }
+        // A service that is never filtered makes no state.
+        Decision::Unfiltered { .. } => shard.flows.remove(handle),
+        Decision::Deny => shard.flows.revoke(handle, tables.stamp, now),
     }
 }
 

@@ -179,7 +179,8 @@ fn a_rule_that_goes_stops_untracked_flows_at_once_and_leaves_tracked_ones() {
     untracked.shard.links.link_mut(WEB).pod_mac = Some(POD_MAC[0]);
     untracked.forwarded(trunk(WEB), &syn, Some(WEB));
     untracked.publish(&gone(&world));
-    assert_eq!(untracked.dropped(trunk(WEB), &ack), DropReason::DeniedIngress);
+    assert_eq!(untracked.dropped(trunk(WEB), &ack), DropReason::FlowRevoked);
+    assert_eq!(untracked.dropped(trunk(WEB), &syn), DropReason::DeniedIngress);
 
     let revoke =
         SNAPSHOT.replace("securityGroups: [sg-web]", "onRuleChange: revoke, securityGroups: [sg-web]");
@@ -187,7 +188,14 @@ fn a_rule_that_goes_stops_untracked_flows_at_once_and_leaves_tracked_ones() {
     revoked.shard.links.link_mut(WEB).pod_mac = Some(POD_MAC[0]);
     revoked.forwarded(trunk(WEB), &syn, Some(WEB));
     revoked.publish(&gone(&revoke));
-    assert_eq!(revoked.dropped(trunk(WEB), &ack), DropReason::DeniedIngress);
+    assert_eq!(revoked.dropped(trunk(WEB), &ack), DropReason::FlowRevoked);
+    // The pod may send anywhere, but does not thereby keep the connection that was revoked.
+    let answer = tagged(WEB, from_pod(WEB, WEB_IP, HOST_IP, Load::Ack(80, 4000)));
+    assert_eq!(revoked.dropped(pod(WEB), &answer), DropReason::FlowRevoked);
+    assert_eq!(revoked.dropped(trunk(WEB), &ack), DropReason::FlowRevoked);
+    // The rule comes back, and so does the connection.
+    revoked.publish(&revoke.replace("generation: 1", "generation: 3"));
+    revoked.forwarded(trunk(WEB), &ack, Some(WEB));
 }
 
 /// An ICMP "fragmentation needed" from a router, about a packet.
