@@ -34,7 +34,8 @@ struct frame_template {
 };
 
 // What is to be sent and how far it got. Times are CLOCK_MONOTONIC in ns; `due` and `interval` count
-// 2^-INTERVAL_SHIFT ns, `due` from `start` on. An interval of 0 is no limit.
+// 2^-INTERVAL_SHIFT ns, `due` from `start` on. An interval of 0 is no limit. Nothing leaves from `deadline` on; `last`
+// is when the last frame was made.
 struct control {
 	__u64 start;
 	__u64 due;
@@ -46,6 +47,8 @@ struct control {
 	__u64 templates;
 	__u64 bytes;
 	__u64 failed;
+	__u64 deadline;
+	__u64 last;
 };
 
 struct {
@@ -70,7 +73,7 @@ struct {
 	__uint(max_entries, 1);
 } control SEC(".maps");
 
-SEC("xdp.frags/intake")
+SEC("xdp.frags")
 int intake(struct xdp_md *ctx)
 {
 	// A queue without a socket drops: what comes in is the load's, nothing for this host's stack.
@@ -112,10 +115,10 @@ inline_always int is_due(struct control *c, __u64 now)
 }
 
 // Every header is written anew each time: the kernel uses a page again as the last hop left it.
-SEC("xdp/emit")
+SEC("xdp")
 int emit(struct xdp_md *ctx)
 {
-	__u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end, *at;
 	struct frame_template *template;
 	struct control *c;
 	__u32 key = 0, stamp, flow, length;
@@ -125,6 +128,8 @@ int emit(struct xdp_md *ctx)
 	if (!c || c->next >= c->end || !c->templates)
 		return XDP_DROP;
 	now = bpf_ktime_get_ns();
+	if (now < c->start || now >= c->deadline)
+		return XDP_DROP;
 	if (c->interval && !is_due(c, now))
 		return XDP_DROP;
 	key = c->next % c->templates;
@@ -139,11 +144,16 @@ int emit(struct xdp_md *ctx)
 #pragma unroll
 	for (int i = 0; i < TEMPLATE_WORDS; i++)
 		((__u64 *)data)[i] = template->words[i];
-	write_stamp(data + stamp, c->mark, flow, c->next, now);
+	// The verifier wants the end compared once more: it does not add the two bounds up.
+	at = data + stamp;
+	if (at + STAMP_BYTES > end)
+		goto fail;
+	write_stamp(at, c->mark, flow, c->next, now);
 	if (bpf_xdp_adjust_tail(ctx, (int)length - (int)(end - data)))
 		goto fail;
 	c->next++;
 	c->bytes += length;
+	c->last = now;
 	// Live frames have no device to bounce off: the kernel sends them out of the interface of the context.
 	return XDP_TX;
 fail:

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::{MapError, XskMap};
 use aya::programs::Xdp;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::steering::{FLAG_GENERIC, FLAG_NATIVE, chain, explain_attach, link_create, link_detach};
 use crate::{InterfaceRef, XdpMode};
@@ -78,7 +78,11 @@ impl Intake {
     /// native mode where the driver has it.
     pub fn attach(interface: &InterfaceRef, wanted: XdpMode) -> Result<Self, TrafficError> {
         let load = |error: &dyn std::error::Error| TrafficError::Load(chain(error));
-        let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(|e| load(&e))?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .load(OBJECT)
+            .map_err(|e| load(&e))?;
         let program: &mut Xdp = ebpf
             .program_mut("intake")
             .and_then(|program| program.try_into().ok())

@@ -6,7 +6,7 @@ use std::fmt;
 
 use aya::maps::{Array, MapData};
 use aya::programs::{TestRun, Xdp};
-use aya::{Ebpf, EbpfLoader, TestRunAttrs, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, TestRunAttrs, TestRunOptions, VerifierLogLevel};
 
 use crate::InterfaceRef;
 use crate::intake::{OBJECT, TrafficError};
@@ -38,6 +38,8 @@ pub struct LiveOrder {
     pub slack: u64,
     /// CLOCK_MONOTONIC in nanoseconds when the first frame is due.
     pub start: u64,
+    /// CLOCK_MONOTONIC in nanoseconds from which nothing is sent any more.
+    pub deadline: u64,
 }
 
 /// How far a run got.
@@ -49,6 +51,8 @@ pub struct LiveProgress {
     pub bytes: u64,
     /// Frames the program could not make; it stops at the first.
     pub failed: u64,
+    /// CLOCK_MONOTONIC in nanoseconds when the last one was made.
+    pub last: u64,
 }
 
 /// The loaded program with its templates, for one interface.
@@ -62,7 +66,7 @@ pub struct LiveFrames {
 }
 
 /// The words of `struct control`.
-type Control = [u64; 10];
+type Control = [u64; 12];
 
 const START: usize = 0;
 const INTERVAL: usize = 2;
@@ -73,6 +77,8 @@ const MARK: usize = 6;
 const TEMPLATES: usize = 7;
 const BYTES: usize = 8;
 const FAILED: usize = 9;
+const DEADLINE: usize = 10;
+const LAST: usize = 11;
 
 /// The binary point of times in `struct control`.
 const INTERVAL_SHIFT: u32 = 16;
@@ -131,6 +137,7 @@ impl LiveFrames {
         let missing = |what| TrafficError::Load(format!("the object has no {what}"));
         let mut ebpf = EbpfLoader::new()
             .btf(None)
+            .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries("templates", count)
             .load(OBJECT)
             .map_err(|e| load(&e))?;
@@ -162,6 +169,7 @@ impl LiveFrames {
         words[END] = order.frames;
         words[MARK] = u64::from(order.mark & 0x00ff_ffff);
         words[TEMPLATES] = self.templates;
+        words[DEADLINE] = order.deadline;
         self.control.set(0, words, 0).map_err(|error| self.refused(chain(&error)))
     }
 
@@ -196,7 +204,12 @@ impl LiveFrames {
     /// How far the order got.
     pub fn progress(&self) -> Result<LiveProgress, TrafficError> {
         let words = self.control.get(&0, 0).map_err(|error| self.refused(chain(&error)))?;
-        Ok(LiveProgress { frames: words[NEXT], bytes: words[BYTES], failed: words[FAILED] })
+        Ok(LiveProgress {
+            frames: words[NEXT],
+            bytes: words[BYTES],
+            failed: words[FAILED],
+            last: words[LAST],
+        })
     }
 
     fn refused(&self, reason: String) -> TrafficError {
