@@ -60,7 +60,7 @@ pub(crate) fn check(query: &Query, known: impl Fn(&PodName) -> bool) -> Result<(
     if !known(&query.pod) {
         return refuse(
             "pod",
-            format!("{} is not among the pods asked about: check namespace and name", query.pod),
+            format!("{} is not in the snapshot that answers: check namespace and name", query.pod),
         );
     }
     Ok(())
