@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path as UrlPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
@@ -119,11 +119,41 @@ async fn check_peer(
             "only root may use this socket: see --socket-group of the switch",
         );
     }
+    if announced_length(&request) > espalier_api::file::MAX_BYTES {
+        return too_large();
+    }
     if request.method() != axum::http::Method::GET {
         let (uid, pid) = peer.map_or((0, None), |peer| (peer.uid(), peer.pid()));
         tracing::debug!(uid, pid, method = %request.method(), path = request.uri().path(), "control request");
     }
     next.run(request).await
+}
+
+/// What the head says the body's length is.
+fn announced_length(request: &Request) -> u64 {
+    let header = request.headers().get(axum::http::header::CONTENT_LENGTH);
+    header.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default()
+}
+
+fn too_large() -> Response {
+    let most = espalier_api::file::MAX_BYTES >> 20;
+    let message = format!("larger than {most} MiB, the most that is accepted");
+    refused(StatusCode::PAYLOAD_TOO_LARGE, "", &message)
+}
+
+/// A request's body, whole.
+struct Body(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
+            Err(error) => Err(refused(error.status(), "", &error.body_text())),
+        }
+    }
 }
 
 async fn status(State(manager): State<Shared>) -> Response {
@@ -157,7 +187,7 @@ async fn rules(
     ask(manager, move |manager| Ok(manager.rules(&pod).ok_or(InputError::new("pod", unknown))?)).await
 }
 
-async fn apply(State(manager): State<Shared>, body: Bytes) -> Response {
+async fn apply(State(manager): State<Shared>, Body(body): Body) -> Response {
     ask(manager, move |manager| {
         let snapshot = Snapshot::from_json(&body)?;
         if !snapshot.ec2.is_empty() {
@@ -169,15 +199,15 @@ async fn apply(State(manager): State<Shared>, body: Bytes) -> Response {
     .await
 }
 
-async fn flows(State(manager): State<Shared>, body: Bytes) -> Response {
+async fn flows(State(manager): State<Shared>, Body(body): Body) -> Response {
     ask(manager, move |manager| manager.flows(&parse(&body)?)).await
 }
 
-async fn count_flows(State(manager): State<Shared>, body: Bytes) -> Response {
+async fn count_flows(State(manager): State<Shared>, Body(body): Body) -> Response {
     ask(manager, move |manager| manager.count_flows(&parse(&body)?)).await
 }
 
-async fn drop_flows(State(manager): State<Shared>, body: Bytes) -> Response {
+async fn drop_flows(State(manager): State<Shared>, Body(body): Body) -> Response {
     ask(manager, move |manager| manager.drop_flows(&parse(&body)?)).await
 }
 
@@ -185,7 +215,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, InputError> {
     serde_json::from_slice(body).map_err(|error| InputError::new("", error.to_string()))
 }
 
-async fn explain(State(manager): State<Shared>, body: Bytes) -> Response {
+async fn explain(State(manager): State<Shared>, Body(body): Body) -> Response {
     ask(manager, move |manager| {
         let queries: Vec<Query> = parse(&body)?;
         Ok(manager.explain(&queries)?)
