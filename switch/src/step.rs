@@ -1,5 +1,6 @@
-//! One packet through the stages: parse ▸ guard ▸ fragment ▸ track ▸ judge ▸ forward, each in its file.
+//! A batch of packets through the stages: parse ▸ guard ▸ track (fragment) ▸ judge ▸ forward, each in its file.
 //!
+//! The guard and the lookup of flows run over the whole batch before the rest, so that the lookups' cache misses overlap.
 //! Pure: frames, tables and time come in; outcomes, counters and frames to originate go out. The worker calls [`step`]
 //! with real frames, tests and replay with frames on the heap.
 
@@ -7,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::counters::{Blame, ShardCounters};
 use crate::flow::fragment::Fragments;
-use crate::flow::{FlowTable, Now, PodSlot};
+use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot};
 use crate::neighbour::Links;
 use crate::packet::{self, Packet};
 use crate::reason::DropReason;
@@ -96,6 +97,41 @@ pub struct Shard<P> {
     pub counters: ShardCounters,
     /// Frames to send on behalf of the switch.
     pub originated: Vec<Originated>,
+    batch: Batch<P>,
+}
+
+/// What [`Shard::new`] puts together.
+pub struct ShardParts<P> {
+    /// Its flows.
+    pub flows: FlowTable,
+    /// Fragmented packets under way.
+    pub fragments: Fragments<Held<P>, Verdict>,
+    /// Whether ICMP errors about a live flow pass without a rule.
+    pub related_errors: bool,
+    /// Its pods' slots.
+    pub slots: usize,
+}
+
+/// A batch between its stages; kept for its memory.
+struct Batch<P> {
+    guarded: Vec<Guarded<P>>,
+    keys: Vec<FlowKey>,
+    found: Vec<Found>,
+}
+
+/// A packet that passed the guard, and where its keys lie: as egress of one pod, as ingress of another.
+struct Guarded<P> {
+    held: Held<P>,
+    keys: [Option<usize>; 2],
+}
+
+/// What the lookup found: for the egress of one pod, for the ingress of another.
+type Known = [Option<(FlowKey, Found)>; 2];
+
+impl<P> Default for Batch<P> {
+    fn default() -> Self {
+        Self { guarded: Vec::new(), keys: Vec::new(), found: Vec::new() }
+    }
 }
 
 /// Whether policy lets a packet pass; if not, why, and whose drop it is.
@@ -116,16 +152,47 @@ enum Stop {
     Drop(DropReason, Blame),
 }
 
-/// Decides one packet, rewrites its headers if it is to be forwarded, and counts everything but the forwarding itself,
-/// which the worker counts when a port has taken the packet. Appends to `decided`: usually this packet; nothing while a
-/// fragment waits for its first; that first and those that waited, when it comes.
+/// Decides packets, rewrites the headers of those to be forwarded, and counts everything but the forwarding itself,
+/// which the worker counts when a port has taken the packet. Appends to `decided`: usually the packets themselves;
+/// nothing for a fragment that waits for its first, and those that waited when it comes. Packets of one flow stay in order.
 pub fn step<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
     now: Now,
+    packets: impl Iterator<Item = (From, M::Packet)>,
+    decided: &mut Decided<M::Packet>,
+) {
+    let mut batch = std::mem::take(&mut shard.batch);
+    for (from, packet) in packets {
+        admit(memory, shard, tables, from, packet, &mut batch, decided);
+    }
+    batch.found.resize(batch.keys.len(), Found::Miss);
+    shard.flows.find_batch(&batch.keys, &mut batch.found);
+    for guarded in batch.guarded.drain(..) {
+        let Guarded { held, keys } = guarded;
+        if held.parsed.fragment != packet::Fragment::None {
+            fragment::fragment(memory, shard, tables, now, held, decided);
+            continue;
+        }
+        let known = keys.map(|at| at.map(|at| (batch.keys[at], batch.found[at])));
+        let head = memory.head(&held.packet);
+        let verdict = policies(shard, tables, now, &held.parsed, held.path, head, known);
+        finish(memory, shard, tables, held, verdict, decided);
+    }
+    batch.keys.clear();
+    batch.found.clear();
+    shard.batch = batch;
+}
+
+/// The guard stage for one packet.
+fn admit<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    tables: &Tables,
     from: From,
     packet: M::Packet,
+    batch: &mut Batch<M::Packet>,
     decided: &mut Decided<M::Packet>,
 ) {
     let total = memory.len(&packet);
@@ -136,28 +203,32 @@ pub fn step<M: Memory>(
             decided.push((packet, Outcome::Consumed));
         }
         Err(Stop::Drop(reason, blame)) => shard.refuse(packet, reason, blame, decided),
-        Ok((parsed, path)) if parsed.fragment != packet::Fragment::None => {
-            let held = Held { parsed, path, packet };
-            fragment::fragment(memory, shard, tables, now, held, decided);
-        }
         Ok((parsed, path)) => {
-            let verdict = policies(shard, tables, now, &parsed, path, memory.head(&packet));
-            finish(memory, shard, tables, Held { parsed, path, packet }, verdict, decided);
+            let legs = [
+                path.source.map(|slot| track::Leg::egress(slot, &parsed, &[])),
+                path.destination.map(|slot| track::Leg::ingress(slot, &parsed, &[])),
+            ];
+            let keys = legs.map(|leg| {
+                batch.keys.push(leg?.key()?);
+                Some(batch.keys.len() - 1)
+            });
+            batch.guarded.push(Guarded { held: Held { parsed, path, packet }, keys });
         }
     }
 }
 
 /// Before the first snapshot nobody may send anything.
-pub fn without_tables<P>(
-    shard: &mut Shard<P>,
-    from: From,
-    bytes: usize,
-    packet: P,
-    decided: &mut Decided<P>,
+pub fn without_tables<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    packets: impl Iterator<Item = (From, M::Packet)>,
+    decided: &mut Decided<M::Packet>,
 ) {
-    shard.counters.received(from.pod(), bytes);
-    let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
-    shard.refuse(packet, DropReason::PortUnknown, blame, decided);
+    for (from, packet) in packets {
+        shard.counters.received(from.pod(), memory.len(&packet));
+        let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
+        shard.refuse(packet, DropReason::PortUnknown, blame, decided);
+    }
 }
 
 /// Drops the fragments that have waited too long for their first.
@@ -178,14 +249,17 @@ fn policies<P>(
     parsed: &Packet,
     path: Path,
     head: &[u8],
+    known: Known,
 ) -> Verdict {
+    let [source, destination] = known;
     if let Some(slot) = path.source {
         let leg = track::Leg::egress(slot, parsed, head);
-        track::track(shard, tables, now, &leg).map_err(|reason| (reason, Blame::Egress(slot)))?;
+        track::track(shard, tables, now, &leg, source).map_err(|reason| (reason, Blame::Egress(slot)))?;
     }
     if let Some(slot) = path.destination {
         let leg = track::Leg::ingress(slot, parsed, head);
-        track::track(shard, tables, now, &leg).map_err(|reason| (reason, Blame::Ingress(slot)))?;
+        track::track(shard, tables, now, &leg, destination)
+            .map_err(|reason| (reason, Blame::Ingress(slot)))?;
     }
     Ok(())
 }
@@ -209,6 +283,20 @@ fn finish<M: Memory>(
 }
 
 impl<P> Shard<P> {
+    /// A shard that has seen nothing.
+    pub fn new(parts: ShardParts<P>) -> Self {
+        let ShardParts { flows, fragments, related_errors, slots } = parts;
+        Self {
+            flows,
+            fragments,
+            related_errors,
+            links: Links::new(slots),
+            counters: ShardCounters::new(slots),
+            originated: Vec::new(),
+            batch: Batch::default(),
+        }
+    }
+
     fn refuse(&mut self, packet: P, reason: DropReason, blame: Blame, decided: &mut Decided<P>) {
         self.counters.dropped(reason, blame);
         decided.push((packet, Outcome::Drop(reason)));

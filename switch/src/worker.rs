@@ -14,11 +14,9 @@ use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 
 use crate::clock;
-use crate::counters::ShardCounters;
 use crate::flow::fragment::{FragmentConfig, Fragments};
 use crate::flow::{FlowTable, Now, PodSlot};
-use crate::neighbour::Links;
-use crate::step::{self, Decided, Outcome, Shard};
+use crate::step::{self, Decided, Outcome, Shard, ShardParts};
 use crate::tables::Tables;
 
 mod command;
@@ -120,14 +118,7 @@ impl Worker {
         let worker = Self {
             umem,
             pool,
-            shard: Shard {
-                flows,
-                fragments,
-                related_errors: config.related_errors,
-                links: Links::new(slots),
-                counters: ShardCounters::new(slots),
-                originated: Vec::new(),
-            },
+            shard: Shard::new(ShardParts { flows, fragments, related_errors: config.related_errors, slots }),
             decided: Vec::with_capacity(BATCH),
             tables: None,
             ports: (0..=slots).map(|_| None).collect(),
@@ -215,13 +206,12 @@ impl Worker {
         if count > 0 {
             self.batches += 1;
         }
-        for packet in received.drain(..) {
-            let from = place.from(self.umem.steer_meta(packet.head()));
-            let (shard, decided) = (&mut self.shard, &mut self.decided);
-            match &self.tables {
-                Some(tables) => step::step(&self.umem, shard, tables, now, from, packet, decided),
-                None => step::without_tables(shard, from, packet.len(), packet, decided),
-            }
+        let (shard, decided) = (&mut self.shard, &mut self.decided);
+        let packets =
+            received.drain(..).map(|packet| (place.from(self.umem.steer_meta(packet.head())), packet));
+        match &self.tables {
+            Some(tables) => step::step(&self.umem, shard, tables, now, packets, decided),
+            None => step::without_tables(&self.umem, shard, packets, decided),
         }
         self.received = received;
         self.carry_out();

@@ -66,7 +66,7 @@ pub(super) fn fragment<M: Memory>(
             Err(reason) => drop(reason, item),
             Ok(()) => {
                 let head = memory.head(&item.packet);
-                let verdict: Verdict = policies(shard, tables, now, &item.parsed, item.path, head);
+                let verdict: Verdict = policies(shard, tables, now, &item.parsed, item.path, head, [None; 2]);
                 ready.push((item, verdict));
                 shard.fragments.decide(&key, verdict, now, |held| ready.push((held, verdict)));
             }

@@ -34,7 +34,7 @@ impl<'a> Leg<'a> {
     }
 
     /// The flow it would belong to. ICMP messages other than queries make none: nothing answers them.
-    fn key(&self) -> Option<FlowKey> {
+    pub(super) fn key(&self) -> Option<FlowKey> {
         let Packet { source, destination, protocol, .. } = *self.packet;
         let (local, remote) = match self.direction {
             Direction::Ingress => (destination, source),
@@ -85,16 +85,19 @@ impl<'a> Leg<'a> {
     }
 }
 
-/// Passes the packet for one pod, or says why not.
+/// Passes the packet for one pod, or says why not. `known` is what the batch's lookup found; packets before this one may
+/// have changed the table since.
 pub(super) fn track<P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
     leg: &Leg<'_>,
+    known: Option<(FlowKey, Found)>,
 ) -> Result<(), DropReason> {
     let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
-    let Some(key) = leg.key() else { return stateless(shard, tables, now, pod, leg) };
-    if let Found::Hit(handle) = shard.flows.find(&key) {
+    let known = known.or_else(|| leg.key().map(|key| (key, Found::Miss)));
+    let Some((key, found)) = known else { return stateless(shard, tables, now, pod, leg) };
+    if let Found::Hit(handle) = shard.flows.confirm(&key, found) {
         judge_again(shard, tables, now, pod, handle);
         match shard.flows.on_packet(handle, &leg.facts(), now) {
             Outcome::Pass(_) => return Ok(()),

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use espalier_api::Snapshot;
 use espalier_rules::Judge;
-use espalier_switch::counters::ShardCounters;
 use espalier_switch::flow::fragment::{FragmentConfig, Fragments};
 use espalier_switch::flow::{FlowConfig, FlowTable, Now, PodSlot};
-use espalier_switch::neighbour::{HostEnd, Links};
+use espalier_switch::neighbour::HostEnd;
 use espalier_switch::reason::DropReason;
 use espalier_switch::responder::Originated;
-use espalier_switch::step::{self, From, Memory, Outcome, Shard};
+use espalier_switch::step::{self, From, Memory, Outcome, Shard, ShardParts};
 use espalier_switch::tables::Tables;
 use etherparse::PacketBuilder;
 
@@ -90,18 +89,15 @@ impl Bench {
 
     /// Both pods attached, nothing learned.
     pub(crate) fn with(snapshot: &str) -> Self {
-        let mut links = Links::new(2);
-        for slot in [WEB, DB] {
-            links.attached(slot, HostEnd { mac: VETH_MAC[slot.index()], mtu: 1500 });
-        }
-        let shard = Shard {
+        let mut shard = Shard::new(ShardParts {
             flows: FlowTable::new(&FlowConfig::sized(1024, 2, [1, 2])).unwrap(),
             fragments: Fragments::new(FragmentConfig::for_pods(2)).unwrap(),
             related_errors: true,
-            links,
-            counters: ShardCounters::new(2),
-            originated: Vec::new(),
-        };
+            slots: 2,
+        });
+        for slot in [WEB, DB] {
+            shard.links.attached(slot, HostEnd { mac: VETH_MAC[slot.index()], mtu: 1500 });
+        }
         Self { tables: tables(snapshot), shard, now: Now(1000) }
     }
 
@@ -112,8 +108,13 @@ impl Bench {
 
     /// One frame through the step; whatever came out.
     pub(crate) fn step(&mut self, from: From, frame: &[u8]) -> Vec<(Vec<u8>, Outcome)> {
+        self.batch(vec![(from, frame.to_vec())])
+    }
+
+    /// Frames through the step, as one batch.
+    pub(crate) fn batch(&mut self, frames: Vec<(From, Vec<u8>)>) -> Vec<(Vec<u8>, Outcome)> {
         let mut decided = Vec::new();
-        step::step(&Heap, &mut self.shard, &self.tables, self.now, from, frame.to_vec(), &mut decided);
+        step::step(&Heap, &mut self.shard, &self.tables, self.now, frames.into_iter(), &mut decided);
         for (frame, outcome) in &decided {
             if let Outcome::Forward { to, .. } = outcome {
                 self.shard.counters.forwarded(*to, frame.len());

@@ -22,6 +22,31 @@ fn an_allowed_connection_crosses_both_ways() {
 }
 
 #[test]
+fn a_batch_decides_as_its_packets_one_by_one() {
+    let frames = vec![
+        (trunk(WEB), from_host(WEB, HOST_IP, WEB_IP, Load::Syn(4000, 80))),
+        (pod(WEB), tagged(WEB, from_pod(WEB, WEB_IP, HOST_IP, Load::Ack(80, 4000)))),
+        (trunk(WEB), from_host(WEB, HOST_IP, WEB_IP, Load::Ack(4000, 80))),
+        (trunk(WEB), from_host(WEB, HOST_IP, WEB_IP, Load::Syn(4000, 81))),
+        (local(WEB), from_pod(WEB, WEB_IP, DB_IP, Load::Syn(4000, 5432))),
+        (local(DB), from_pod(DB, DB_IP, WEB_IP, Load::Ack(5432, 4000))),
+        (trunk(WEB), from_host(WEB, HOST_IP, WEB_IP, Load::Ping(1))),
+    ];
+    let mut one_by_one = Bench::new();
+    let expected: Vec<_> = frames.iter().flat_map(|(from, frame)| one_by_one.step(*from, frame)).collect();
+    let mut at_once = Bench::new();
+    let mut got = at_once.batch(frames);
+    assert_eq!(got.len(), expected.len());
+    for decided in expected {
+        let at = got.iter().position(|other| *other == decided).unwrap();
+        got.remove(at);
+    }
+    assert_eq!(at_once.shard.counters.totals, one_by_one.shard.counters.totals);
+    assert_eq!(at_once.shard.flows.len(), one_by_one.shard.flows.len());
+    assert_eq!(at_once.shard.flows.stats(), one_by_one.shard.flows.stats());
+}
+
+#[test]
 fn what_no_rule_allows_is_dropped_in_either_direction() {
     let mut bench = Bench::new();
     let near_misses = [
