@@ -9,10 +9,11 @@ use std::sync::Arc;
 use crate::engine::{Decision, Engine, PolicyId};
 use crate::services::Services;
 use crate::tuple::Tuple;
+use address::Address;
 use classes::ClassRef;
 use hosts::{Hosts4, Hosts6};
 use policies::row;
-use trie::{Cursor, Trie};
+use trie::Trie;
 use verdicts::{Verdicts, slot};
 
 pub(crate) mod address;
@@ -28,7 +29,7 @@ pub(crate) mod trie;
 pub(crate) mod verdicts;
 
 /// Packets that a batch walks side by side: enough independent loads to hide a cache miss behind the others.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
 /// One version of the compiled rules.
 #[derive(Debug, Clone)]
@@ -81,87 +82,74 @@ impl Tables {
     /// [`prefix_class`](Self::prefix_class) for a batch.
     pub fn prefix_classes(&self, remotes: &[IpAddr], classes: &mut [u32]) {
         for (remotes, classes) in remotes.chunks(LANES).zip(classes.chunks_mut(LANES)) {
-            let mut cursors = [Cursor::default(); LANES];
-            for (cursor, remote) in cursors.iter_mut().zip(remotes) {
-                *cursor = self.start(*remote);
-            }
-            self.walk(remotes.iter().copied(), &mut cursors);
-            for (class, cursor) in classes.iter_mut().zip(cursors) {
-                *class = cursor.value();
-            }
-        }
-    }
-
-    #[inline]
-    fn host(&self, remote: IpAddr) -> ClassRef {
-        ClassRef(match remote {
-            IpAddr::V4(address) => self.hosts4.get(address.into()),
-            IpAddr::V6(address) => self.hosts6.get(address.into()),
-        })
-    }
-
-    #[inline]
-    fn start(&self, remote: IpAddr) -> Cursor {
-        match remote {
-            IpAddr::V4(address) => self.v4.start(address.into()),
-            IpAddr::V6(address) => self.v6.start(address.into()),
-        }
-    }
-
-    /// Walks all lanes to their end, one node each a round.
-    #[inline]
-    fn walk(&self, remotes: impl Iterator<Item = IpAddr> + Clone, cursors: &mut [Cursor; LANES]) {
-        loop {
-            let mut done = true;
-            for (cursor, remote) in cursors.iter_mut().zip(remotes.clone()) {
-                if !cursor.is_done() {
-                    *cursor = match remote {
-                        IpAddr::V4(address) => self.v4.step(address.into(), *cursor),
-                        IpAddr::V6(address) => self.v6.step(address.into(), *cursor),
-                    };
-                    done &= cursor.is_done();
+            let mut lanes = [ClassRef::NONE; LANES];
+            if let Some(addresses) = uniform(remotes.iter().copied()) {
+                self.v4.get_batch(&addresses[..remotes.len()], &mut lanes);
+            } else if let Some(addresses) = uniform(remotes.iter().copied()) {
+                self.v6.get_batch(&addresses[..remotes.len()], &mut lanes);
+            } else {
+                for (lane, remote) in lanes.iter_mut().zip(remotes) {
+                    *lane = ClassRef(self.prefix_class(*remote));
                 }
             }
-            if done {
-                return;
+            for (class, lane) in classes.iter_mut().zip(lanes) {
+                *class = lane.0;
             }
         }
     }
 
     /// Up to [`LANES`] packets, stage by stage, so that their memory accesses overlap.
     fn judge_lanes(&self, packets: &[(PolicyId, Tuple)], decisions: &mut [Decision]) {
-        let mut cursors = [Cursor::default(); LANES];
+        let mut classes = [ClassRef::NONE; LANES];
         let mut hosts = [ClassRef::NONE; LANES];
-        for (lane, (_, packet)) in packets.iter().enumerate() {
-            cursors[lane] = self.start(packet.remote);
+        let remotes = || packets.iter().map(|(_, packet)| packet.remote);
+        if let Some(addresses) = uniform(remotes()) {
+            self.hosts4.get_batch(&addresses[..packets.len()], &mut hosts);
+            self.v4.get_batch(&addresses[..packets.len()], &mut classes);
+        } else if let Some(addresses) = uniform(remotes()) {
+            self.hosts6.get_batch(&addresses[..packets.len()], &mut hosts);
+            self.v6.get_batch(&addresses[..packets.len()], &mut classes);
+        } else {
+            for ((host, class), remote) in hosts.iter_mut().zip(&mut classes).zip(remotes()) {
+                (*host, *class) = self.classes_of(remote);
+            }
         }
-        for (lane, (_, packet)) in packets.iter().enumerate() {
-            hosts[lane] = self.host(packet.remote);
-        }
-        self.walk(packets.iter().map(|(_, packet)| packet.remote), &mut cursors);
         let mut books = [(0, 0); LANES];
         for (lane, (policy, packet)) in packets.iter().enumerate() {
             let row = row(*policy, packet.direction);
             books[lane].0 = self.verdicts.book_of_ref(row, hosts[lane]);
-            books[lane].1 = self.verdicts.book_of_ref(row, ClassRef(cursors[lane].value()));
+            books[lane].1 = self.verdicts.book_of_ref(row, classes[lane]);
         }
         let mut ports = [Default::default(); LANES];
         for (lane, (_, packet)) in packets.iter().enumerate() {
             let (slot, _) = slot(packet);
-            ports[lane] =
-                (self.verdicts.ports_of(books[lane].0, slot), self.verdicts.ports_of(books[lane].1, slot));
+            let (host, class) = books[lane];
+            ports[lane] = (self.verdicts.ports_of(host, slot), self.verdicts.ports_of(class, slot));
         }
         for (lane, ((_, packet), decision)) in packets.iter().zip(decisions).enumerate() {
             let (_, selector) = slot(packet);
-            let mut verdict = self.verdicts.verdict(ports[lane].0, selector);
-            if verdict.is_deny() {
-                verdict = self.verdicts.verdict(ports[lane].1, selector);
+            let by_host = self.verdicts.verdict(ports[lane].0, selector);
+            let by_prefix = self.verdicts.verdict(ports[lane].1, selector);
+            let always_tracked = hosts[lane].is_tracked() || classes[lane].is_tracked();
+            *decision = by_host.or(by_prefix).decision(always_tracked);
+            if let Some(unfiltered) = self.service(packet, hosts[lane]) {
+                *decision = unfiltered;
             }
-            let always_tracked = hosts[lane].is_tracked() || ClassRef(cursors[lane].value()).is_tracked();
-            *decision = match self.service(packet, hosts[lane]) {
-                Some(decision) => decision,
-                None => verdict.decision(always_tracked),
-            };
+        }
+    }
+
+    /// The classes of an address by host and by prefix.
+    #[inline]
+    fn classes_of(&self, remote: IpAddr) -> (ClassRef, ClassRef) {
+        match remote {
+            IpAddr::V4(address) => {
+                let address = address.into();
+                (ClassRef(self.hosts4.get(address)), ClassRef(self.v4.get(address)))
+            }
+            IpAddr::V6(address) => {
+                let address = address.into();
+                (ClassRef(self.hosts6.get(address)), ClassRef(self.v6.get(address)))
+            }
         }
     }
 
@@ -172,24 +160,30 @@ impl Tables {
     }
 }
 
+/// The addresses of a batch, if all are of this family.
+#[inline]
+fn uniform<A: Address>(remotes: impl Iterator<Item = IpAddr>) -> Option<[A; LANES]> {
+    let mut addresses = [A::default(); LANES];
+    for (address, remote) in addresses.iter_mut().zip(remotes) {
+        *address = A::of(remote)?;
+    }
+    Some(addresses)
+}
+
 impl Engine for Tables {
     fn judge(&self, policy: PolicyId, packet: &Tuple) -> Decision {
         let row = row(policy, packet.direction);
-        let host = self.host(packet.remote);
-        if host.is_some() {
-            if let Some(decision) = self.service(packet, host) {
-                return decision;
-            }
-            // A host rule's prefix is the most specific there is: if it allows, nothing else is asked.
-            let verdict = self.verdicts.find(row, host, packet);
-            if !verdict.is_deny() {
-                let always_tracked = verdict.is_untracked()
-                    && (host.is_tracked() || ClassRef(self.prefix_class(packet.remote)).is_tracked());
-                return verdict.decision(always_tracked);
-            }
+        let (host, class) = self.classes_of(packet.remote);
+        if let Some(unfiltered) = self.service(packet, host) {
+            return unfiltered;
         }
-        let class = ClassRef(self.prefix_class(packet.remote));
-        self.verdicts.find(row, class, packet).decision(class.is_tracked() || host.is_tracked())
+        // Both sides are looked up at once: waiting for the host's verdict first would cost more than it saves.
+        let (slot, selector) = slot(packet);
+        let by = |class| {
+            let book = self.verdicts.book_of_ref(row, class);
+            self.verdicts.verdict(self.verdicts.ports_of(book, slot), selector)
+        };
+        by(host).or(by(class)).decision(host.is_tracked() || class.is_tracked())
     }
 
     fn judge_batch(&self, packets: &[(PolicyId, Tuple)], decisions: &mut [Decision]) {

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -9,6 +10,9 @@ use ipnet::IpNet;
 pub(crate) trait Address: Copy + Ord + Eq + Hash + Default + Debug + Send + Sync + 'static {
     /// Bits of an address.
     const BITS: u8;
+
+    /// The address, if it is of this family.
+    fn of(address: IpAddr) -> Option<Self>;
 
     /// The top 16 bits.
     fn top16(self) -> u32;
@@ -44,6 +48,14 @@ impl Address for u32 {
     const BITS: u8 = 32;
 
     #[inline]
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address.into()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    #[inline]
     fn top16(self) -> u32 {
         self >> 16
     }
@@ -74,6 +86,14 @@ impl Address for u32 {
 
 impl Address for u128 {
     const BITS: u8 = 128;
+
+    #[inline]
+    fn of(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V6(address) => Some(address.into()),
+            IpAddr::V4(_) => None,
+        }
+    }
 
     #[inline]
     fn top16(self) -> u32 {

@@ -31,7 +31,7 @@ const NEW_RANK: u32 = 1 << 31;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Class {
     pub(crate) family: Family,
-    ranked: Vec<u32>,
+    ranked: Box<[u32]>,
 }
 
 /// A class's number with what the packet path must know at once.
@@ -73,7 +73,7 @@ impl ClassRef {
 impl Class {
     /// The class of addresses that only `own` targets hold, all equally specific.
     fn new(family: Family, own: &[TargetId]) -> Self {
-        let mut ranked = own.to_vec();
+        let mut ranked: Box<[u32]> = own.into();
         if let Some(first) = ranked.first_mut() {
             *first |= NEW_RANK;
         }
@@ -82,15 +82,15 @@ impl Class {
 
     /// The class of a prefix with `own` targets inside a prefix of this class.
     fn within(&self, own: &[TargetId]) -> Self {
-        let mut class = Self::new(self.family, own);
+        let mut ranked = Self::new(self.family, own).ranked.into_vec();
         for rank in self.ranks() {
-            let start = class.ranked.len();
-            class.ranked.extend(rank.map(|(_, target)| target).filter(|target| !own.contains(target)));
-            if let Some(first) = class.ranked.get_mut(start) {
+            let start = ranked.len();
+            ranked.extend(rank.map(|(_, target)| target).filter(|target| !own.contains(target)));
+            if let Some(first) = ranked.get_mut(start) {
                 *first |= NEW_RANK;
             }
         }
-        class
+        Self { family: self.family, ranked: ranked.into_boxed_slice() }
     }
 
     /// Its targets with their ranks, from zero, most specific first.

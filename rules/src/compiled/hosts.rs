@@ -3,11 +3,13 @@
 //! Buckets of one cache line, the next bucket on overflow. A lookup reads one line, rarely two; joining or leaving
 //! copies one page. At most half full, so runs stay short.
 
+use super::LANES;
 use super::address::Address;
+use super::classes::ClassRef;
 use super::pages::Pages;
 
-/// Buckets of a page: 4 KiB.
-const BUCKETS_PER_PAGE: usize = 64;
+/// Buckets of a page: 16 KiB.
+const BUCKETS_PER_PAGE: usize = 256;
 /// Fewest buckets of a table.
 const BUCKETS_MIN: usize = 1;
 
@@ -68,10 +70,23 @@ impl<A: Address, const N: usize> Hosts<A, N> {
                     found |= class;
                 }
             }
-            if found != ABSENT || bucket.classes[N - 1] == ABSENT {
+            // One branch, nearly always taken; whether something was found cannot be predicted.
+            if (found != ABSENT) | (bucket.classes[N - 1] == ABSENT) {
                 return found;
             }
             at = (at + 1) & self.mask;
+        }
+    }
+
+    /// The classes of up to [`LANES`] addresses, whose buckets are read side by side.
+    #[inline]
+    pub(crate) fn get_batch(&self, addresses: &[A], classes: &mut [ClassRef; LANES]) {
+        let mut homes = [0; LANES];
+        for (home, address) in homes.iter_mut().zip(addresses) {
+            *home = self.home(*address);
+        }
+        for ((class, address), home) in classes.iter_mut().zip(addresses).zip(homes) {
+            *class = ClassRef(self.get_from(*address, home));
         }
     }
 

@@ -31,6 +31,12 @@ impl<T: Copy, const N: usize> Pages<T, N> {
         &self.pages[index as usize / N][index as usize % N]
     }
 
+    /// The elements from `index` to the end of its page.
+    #[inline]
+    pub(crate) fn rest_of_page(&self, index: u32) -> &[T] {
+        &self.pages[index as usize / N][index as usize % N..]
+    }
+
     /// Overwrites one element.
     pub(crate) fn set(&mut self, index: u32, value: T) {
         self.at_mut(index)[0] = value;

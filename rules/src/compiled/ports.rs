@@ -27,25 +27,19 @@ impl Verdict {
         Self((rule + 1) << 1 | u32::from(tracked))
     }
 
-    /// Whether it is a deny.
+    /// This verdict if it is an allow, else the other; without a branch.
     #[inline]
-    pub(crate) fn is_deny(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether it is an allow that leaves the flow untracked.
-    #[inline]
-    pub(crate) fn is_untracked(self) -> bool {
-        self.0 != 0 && self.0 & 1 == 0
+    pub(crate) fn or(self, other: Self) -> Self {
+        let denied = u32::from(self.0 == 0).wrapping_neg();
+        Self(self.0 | (other.0 & denied))
     }
 
     /// The decision; `always_tracked` overrides untracked.
     #[inline]
     pub(crate) fn decision(self, always_tracked: bool) -> Decision {
-        match (self.0 >> 1).checked_sub(1) {
-            Some(rule) => Decision::Allow { rule: RuleRef(rule), tracked: always_tracked || self.0 & 1 == 1 },
-            None => Decision::Deny,
-        }
+        let rule = RuleRef((self.0 >> 1).wrapping_sub(1));
+        let tracked = always_tracked | (self.0 & 1 == 1);
+        if self.0 == 0 { Decision::Deny } else { Decision::Allow { rule, tracked } }
     }
 }
 
@@ -85,28 +79,35 @@ struct Large {
     runs: Box<[(u16, Verdict)]>,
 }
 
-/// The port sets workers read.
-#[derive(Debug, Clone, Default)]
+/// The port sets workers read. Place 0 always exists.
+#[derive(Debug, Clone)]
 pub(crate) struct PortSets {
     small: Pages<Small, SETS_PER_PAGE>,
     large: Vec<Option<Arc<Large>>>,
 }
 
+impl Default for PortSets {
+    fn default() -> Self {
+        let unused = Small { ends: [u16::MAX; SMALL], verdicts: [Verdict::DENY; SMALL] };
+        Self { small: Pages::filled(1, unused), large: Vec::new() }
+    }
+}
+
 impl PortSets {
-    /// The verdict of a set for a selector.
+    /// The verdict of a set for a selector. Constants and small sets take the same path, because which of them comes
+    /// next cannot be predicted.
     #[inline]
     pub(crate) fn find(&self, set: PortsRef, selector: u16) -> Verdict {
         let place = set.0 & PortsRef::PLACE;
-        match set.0 & !PortsRef::PLACE {
-            0 => Verdict(place),
-            PortsRef::IN_SMALL => {
-                let small = self.small.at(place);
-                let before = small.ends.iter().map(|end| usize::from(*end < selector)).sum::<usize>();
-                // The last end is the highest selector, so at most seven are before any.
-                small.verdicts[before & (SMALL - 1)]
-            }
-            _ => self.find_large(place, selector),
+        if set.0 & PortsRef::IN_LARGE != 0 {
+            return self.find_large(place, selector);
         }
+        let is_small = (set.0 >> PortsRef::IN_SMALL.trailing_zeros()).wrapping_neg();
+        let small = self.small.at(place & is_small);
+        let before = small.ends.iter().map(|end| u16::from(*end < selector)).sum::<u16>();
+        // The last end is the highest selector, so at most seven are before any.
+        let found = small.verdicts[usize::from(before) & (SMALL - 1)];
+        Verdict((found.0 & is_small) | (place & !is_small))
     }
 
     fn find_large(&self, place: u32, selector: u16) -> Verdict {
@@ -319,6 +320,6 @@ mod tests {
         let (mut writer, mut sets) = (PortSetWriter::default(), Arc::new(PortSets::default()));
         let set = writer.acquire(&mut sets, paint(&[((0, 65535), 3), ((5, 9), 4)], &[(0, 65535)]));
         assert_eq!(sets.find(set, 7), Verdict::allow(3, false));
-        assert_eq!(sets.bytes(), 0);
+        assert_eq!(sets.small.len(), 1);
     }
 }

@@ -46,33 +46,29 @@ pub(crate) struct Verdicts {
 }
 
 impl Verdicts {
-    /// What a policy says about a packet of a class.
-    #[inline]
-    pub(crate) fn find(&self, row: Row, class: ClassRef, packet: &Tuple) -> Verdict {
-        let (slot, selector) = slot(packet);
-        self.verdict(self.ports_of(self.book_of_ref(row, class), slot), selector)
-    }
-
-    /// First step of [`find`](Self::find). No class, and a policy that is not of this version, are denied.
+    /// What a policy says about a class: the number of a book. No class, and a policy that is not of this version, are
+    /// denied. Whether there is a class is not branched on: it cannot be predicted.
     #[inline]
     pub(crate) fn book_of_ref(&self, row: Row, class: ClassRef) -> u32 {
-        match class.is_some() && (row as usize) < self.rows {
-            true => self.book_of(row, class.number()),
-            false => DENY_BOOK,
+        if row as usize >= self.rows {
+            return DENY_BOOK;
         }
+        let present = u32::from(class.is_some()).wrapping_neg();
+        self.book_of(row, class.number() & present) & present
     }
 
+    #[inline]
     fn book_of(&self, row: Row, class: u32) -> u32 {
         *self.cells.at(self.cell(row, class))
     }
 
-    /// Second step.
+    /// The port set of a book for a protocol's place.
     #[inline]
     pub(crate) fn ports_of(&self, book: u32, slot: usize) -> PortsRef {
         self.books.at(book).0[slot]
     }
 
-    /// Third step.
+    /// The verdict of a port set.
     #[inline]
     pub(crate) fn verdict(&self, ports: PortsRef, selector: u16) -> Verdict {
         self.ports.find(ports, selector)
@@ -93,14 +89,20 @@ impl Verdicts {
 /// The place of a packet's protocol in a book, and its selector there.
 #[inline]
 pub(crate) fn slot(packet: &Tuple) -> (usize, u16) {
-    match packet.protocol {
-        protocol::TCP => (0, packet.selector),
-        protocol::UDP => (1, packet.selector),
-        protocol::ICMP => (2, packet.selector),
-        protocol::ICMPV6 => (3, packet.selector),
-        other => (OTHERS, u16::from(other)),
-    }
+    let slot = usize::from(SLOT_OF[usize::from(packet.protocol)]);
+    (slot, if slot == OTHERS { packet.protocol.into() } else { packet.selector })
 }
+
+/// The place of every protocol: a table, because the next packet's protocol cannot be predicted.
+const SLOT_OF: [u8; 256] = {
+    let mut table = [OTHERS as u8; 256];
+    let mut slot = 0;
+    while slot < OTHERS {
+        table[SLOT_PROTOCOLS[slot] as usize] = slot as u8;
+        slot += 1;
+    }
+    table
+};
 
 /// The writer's half.
 #[derive(Debug)]
@@ -111,7 +113,7 @@ pub(crate) struct VerdictWriter {
     rows_used: usize,
 }
 
-/// The book that denies everything. It is never given up.
+/// The book that denies everything. It is never given up; that it is zero saves lookups a branch.
 const DENY_BOOK: u32 = 0;
 
 impl VerdictWriter {

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::{CHILD, ENTRIES_PER_PAGE, Node, ROOT_SLOTS, SKIP_MAX, Trie};
+use super::{
+    CHILD, LARGE, PLACE, ROOT_SLOTS, SKIP_MAX, SMALL_RUNS, Skipped, Small, Trie, WORDS_PER_PAGE, key_of,
+    large,
+};
 use crate::compiled::address::Address;
 use crate::compiled::pages::FreeList;
 
@@ -24,8 +27,8 @@ pub(crate) trait Leaf {
 #[derive(Debug)]
 pub(crate) struct Builder<A> {
     trie: Arc<Trie<A>>,
-    free_nodes: FreeList,
-    free_runs: FreeRuns,
+    free_small: FreeList,
+    free_large: FreeRecords,
 }
 
 /// One prefix of a sorted list.
@@ -36,8 +39,8 @@ impl<A: Address> Builder<A> {
     pub(crate) fn new<V: Leaf>(values: &Values<A, V>, fallback: u32) -> Self {
         let mut builder = Self {
             trie: Arc::new(Trie::new(fallback)),
-            free_nodes: FreeList::default(),
-            free_runs: FreeRuns::default(),
+            free_small: FreeList::default(),
+            free_large: FreeRecords::default(),
         };
         let items: Vec<Item<A>> = values.iter().map(|((a, len), value)| (*a, *len, value.leaf())).collect();
         builder.build_root(&items, 0, ROOT_SLOTS - 1, fallback);
@@ -136,18 +139,18 @@ impl<A: Address> Builder<A> {
         depth: u8,
         base: A,
     ) -> u32 {
-        let node = (old & CHILD != 0).then(|| *self.trie.nodes.at(old & !CHILD));
-        let on_path = |node: &Node| {
-            let end = depth + node.skip;
-            change.len > end * 8 && (node.skip == 0 || change.address.octets(depth, node.skip) == node.key)
+        let node = (old & CHILD != 0).then(|| self.decode(old));
+        let on_path = |(skipped, _): &(Skipped, [u32; 256])| {
+            let end = depth + skipped.octets;
+            let shared = skipped.octets == 0 || change.address.octets(depth, skipped.octets) == skipped.key;
+            change.len > end * 8 && shared
         };
-        let Some(node) = node.filter(on_path) else {
+        let Some((skipped, mut slots)) = node.filter(on_path) else {
             self.release(old);
             let items = items_below(change.values, base, depth * 8);
             return self.build(&items, depth, (change.above)(depth * 8 + 1));
         };
-        let at = depth + node.skip;
-        let mut slots = self.decode(&node);
+        let at = depth + skipped.octets;
         let slot = change.address.octet(at);
         if change.len > (at + 1) * 8 {
             let below = change.address.truncated((at + 1) * 8);
@@ -164,8 +167,8 @@ impl<A: Address> Builder<A> {
             let items = items_within(change.values, change.address, change.len);
             self.paint(&items, at, &mut slots);
         }
-        self.release_node(old, &node);
-        self.encode(&slots, Skipped { octets: node.skip, key: node.key, otherwise: node.otherwise })
+        self.release_node(old);
+        self.encode(&slots, skipped)
     }
 
     /// A node for these slots, or the one value they all have.
@@ -174,52 +177,89 @@ impl<A: Address> Builder<A> {
         if uniform && (skipped.octets == 0 || slots[0] == skipped.otherwise) {
             return slots[0];
         }
-        let mut node = Node {
-            starts: [0; 4],
-            key: skipped.key,
-            base: 0,
-            otherwise: skipped.otherwise,
-            before: [0; 4],
-            skip: skipped.octets,
-        };
+        let mut starts = [0u8; 256];
         let mut runs = [0; 256];
         let mut count = 0;
         for (slot, value) in slots.iter().enumerate() {
             if slot == 0 || *value != slots[slot - 1] {
-                node.starts[slot / 64] |= 1 << (slot % 64);
-                runs[count] = *value;
+                (starts[count], runs[count]) = (slot as u8, *value);
                 count += 1;
             }
         }
-        for word in 1..4 {
-            node.before[word] = node.before[word - 1] + node.starts[word - 1].count_ones() as u8;
+        if count <= SMALL_RUNS {
+            self.encode_small(&starts[..count], &runs[..count], skipped)
+        } else {
+            self.encode_large(&starts[..count], &runs[..count], skipped)
         }
-        let trie = Arc::make_mut(&mut self.trie);
-        node.base = self.free_runs.insert(&mut trie.entries, &runs[..count]);
-        self.free_nodes.insert(&mut trie.nodes, node) | CHILD
     }
 
-    fn decode(&self, node: &Node) -> [u32; 256] {
+    fn encode_small(&mut self, starts: &[u8], runs: &[u32], skipped: Skipped) -> u32 {
+        let last = runs[runs.len() - 1];
+        let mut node = Small {
+            starts: [u8::MAX; SMALL_RUNS],
+            octets: skipped.octets,
+            key: skipped.key,
+            entries: [last; SMALL_RUNS],
+            otherwise: skipped.otherwise,
+        };
+        node.starts[..starts.len()].copy_from_slice(starts);
+        node.entries[..runs.len()].copy_from_slice(runs);
+        let place = self.free_small.insert(&mut Arc::make_mut(&mut self.trie).small, node);
+        place | CHILD
+    }
+
+    fn encode_large(&mut self, starts: &[u8], runs: &[u32], skipped: Skipped) -> u32 {
+        let mut record = [0u32; large::ENTRIES + 256];
+        for start in starts {
+            record[large::MAP + usize::from(start >> 5)] |= 1 << (start & 31);
+        }
+        let mut before = 0;
+        for word in 0..8 {
+            record[large::BEFORE + word / 4] |= before << (word % 4 * 8);
+            before += record[large::MAP + word].count_ones();
+        }
+        record[large::OCTETS] = skipped.octets.into();
+        record[large::OTHERWISE] = skipped.otherwise;
+        record[large::KEY] = skipped.key as u32;
+        record[large::KEY + 1] = (skipped.key >> 32) as u32;
+        record[large::ENTRIES..large::ENTRIES + runs.len()].copy_from_slice(runs);
+        let words = &mut Arc::make_mut(&mut self.trie).large;
+        let place = self.free_large.insert(words, &record[..large::ENTRIES + runs.len()]);
+        place | CHILD | LARGE
+    }
+
+    /// What a node skips, and its slots.
+    fn decode(&self, entry: u32) -> (Skipped, [u32; 256]) {
         let mut slots = [0; 256];
-        let mut next = node.base;
+        if entry & LARGE == 0 {
+            let node = self.trie.small.at(entry & PLACE);
+            for (slot, value) in (0..=u8::MAX).zip(&mut slots) {
+                let run = node.starts.iter().filter(|start| **start <= slot).count() - 1;
+                *value = node.entries[run];
+            }
+            let skipped = Skipped { octets: node.octets, key: node.key, otherwise: node.otherwise };
+            return (skipped, slots);
+        }
+        let node = self.trie.large.rest_of_page(entry & PLACE);
+        let mut next = large::ENTRIES;
         for slot in 0..256 {
-            slots[slot] = if node.starts[slot / 64] >> (slot % 64) & 1 == 1 {
+            slots[slot] = if node[large::MAP + slot / 32] >> (slot % 32) & 1 == 1 {
                 next += 1;
-                *self.trie.entries.at(next - 1)
+                node[next - 1]
             } else {
                 slots[slot - 1]
             };
         }
-        slots
+        let octets = node[large::OCTETS] as u8;
+        (Skipped { octets, key: key_of(node), otherwise: node[large::OTHERWISE] }, slots)
     }
 
     /// Gives back an entry's node and all below it.
     fn release(&mut self, entry: u32) {
         if entry & CHILD != 0 {
-            let node = *self.trie.nodes.at(entry & !CHILD);
-            let slots = self.decode(&node);
+            let (_, slots) = self.decode(entry);
             self.release_slots(&slots, 0..=255);
-            self.release_node(entry, &node);
+            self.release_node(entry);
         }
     }
 
@@ -230,9 +270,14 @@ impl<A: Address> Builder<A> {
         }
     }
 
-    fn release_node(&mut self, entry: u32, node: &Node) {
-        self.free_runs.release(node.base, node.runs());
-        self.free_nodes.release(entry & !CHILD);
+    fn release_node(&mut self, entry: u32) {
+        let place = entry & PLACE;
+        if entry & LARGE == 0 {
+            return self.free_small.release(place);
+        }
+        let node = self.trie.large.rest_of_page(place);
+        let runs: u32 = node[large::MAP..large::BEFORE].iter().map(|word| word.count_ones()).sum();
+        self.free_large.release(place, large::ENTRIES + runs as usize);
     }
 }
 
@@ -242,13 +287,6 @@ struct Change<'a, A, V, F> {
     address: A,
     len: u8,
     above: &'a F,
-}
-
-/// The part of a node that is not its slots.
-struct Skipped {
-    octets: u8,
-    key: u64,
-    otherwise: u32,
 }
 
 /// The prefix itself and those it holds.
@@ -264,59 +302,39 @@ fn items_below<A: Address, V: Leaf>(values: &Values<A, V>, address: A, len: u8) 
     items
 }
 
-/// Free runs of entries, by length. A run never crosses a page.
-#[derive(Debug)]
-struct FreeRuns {
-    by_len: Vec<Vec<u32>>,
+/// Free records of large nodes, by units of a cache line. A record never crosses a page.
+#[derive(Debug, Default)]
+struct FreeRecords {
+    by_units: [Vec<u32>; FreeRecords::UNITS_MAX + 1],
 }
 
-impl Default for FreeRuns {
-    fn default() -> Self {
-        Self { by_len: vec![Vec::new(); 257] }
-    }
-}
+type Words = super::Pages<u32, WORDS_PER_PAGE>;
 
-type Entries = super::Pages<u32, ENTRIES_PER_PAGE>;
+impl FreeRecords {
+    /// Units of a node whose slots all differ.
+    const UNITS_MAX: usize = (large::ENTRIES + 256).div_ceil(large::UNIT);
 
-impl FreeRuns {
-    fn insert(&mut self, entries: &mut Entries, run: &[u32]) -> u32 {
-        let size = Self::rounded(run.len());
-        let base = self.by_len[size].pop().unwrap_or_else(|| self.append(entries, size));
-        entries.at_mut(base)[..run.len()].copy_from_slice(run);
-        base
+    fn insert(&mut self, words: &mut Words, record: &[u32]) -> u32 {
+        let units = record.len().div_ceil(large::UNIT);
+        let place = self.by_units[units].pop().unwrap_or_else(|| self.append(words, units));
+        words.at_mut(place)[..record.len()].copy_from_slice(record);
+        place
     }
 
-    fn append(&mut self, entries: &mut Entries, size: usize) -> u32 {
-        let end = entries.len();
-        let left = ENTRIES_PER_PAGE - end % ENTRIES_PER_PAGE;
-        let base = if left < size { end + left } else { end };
-        if base > end {
-            self.keep_rest(end, left);
+    fn append(&mut self, words: &mut Words, units: usize) -> u32 {
+        let (end, size) = (words.len(), units * large::UNIT);
+        let left = WORDS_PER_PAGE - end % WORDS_PER_PAGE;
+        let place = if left < size { end + left } else { end };
+        if place > end {
+            // What is left of the page serves smaller nodes.
+            self.by_units[left / large::UNIT].push(end as u32);
         }
-        entries.grow(base + size, 0);
-        base as u32
+        words.grow(place + size, 0);
+        place as u32
     }
 
-    /// What is left of a page serves shorter runs.
-    fn keep_rest(&mut self, mut at: usize, mut left: usize) {
-        for size in Self::SIZES.into_iter().rev() {
-            while left >= size {
-                self.by_len[size].push(at as u32);
-                at += size;
-                left -= size;
-            }
-        }
-    }
-
-    fn release(&mut self, base: u32, runs: u32) {
-        self.by_len[Self::rounded(runs as usize)].push(base);
-    }
-
-    /// Few sizes, so that what one node gives back fits the next.
-    const SIZES: [usize; 15] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256];
-
-    fn rounded(len: usize) -> usize {
-        Self::SIZES.into_iter().find(|size| *size >= len).unwrap_or(256)
+    fn release(&mut self, place: u32, len: usize) {
+        self.by_units[len.div_ceil(large::UNIT)].push(place);
     }
 }
 
@@ -389,7 +407,7 @@ mod tests {
     fn what_is_removed_is_given_back() {
         let mut values: Values<u32, u32> = Values::new();
         let mut builder = Builder::new(&values, 9);
-        let mut after_first_round = 0;
+        let mut after_first_round = (0, 0);
         for round in 0..5 {
             for i in 0..400u32 {
                 let prefix = (0x0a00_0000 | (i * 0x91) << 8, 24);
@@ -400,16 +418,17 @@ mod tests {
                 values.remove(&prefix);
                 builder.refresh(&values, prefix, |_| 9);
             }
-            let used = (builder.trie().nodes.len(), builder.trie().entries.len());
+            let used = (builder.trie().small.len(), builder.trie().large.len());
             if round == 0 {
-                after_first_round = used.1;
+                after_first_round = used;
             }
-            assert_eq!(used.1, after_first_round, "round {round}");
+            assert_eq!(used, after_first_round, "round {round}");
         }
     }
 
     #[test]
     fn a_node_is_a_cache_line() {
-        assert_eq!(size_of::<Node>(), 64);
+        assert_eq!(size_of::<Small>(), 64);
+        const { assert!(large::ENTRIES <= large::UNIT) };
     }
 }
