@@ -3,7 +3,6 @@
 //! Opened and closed by the thread that runs it, in the interface's network namespace. Promises to take nothing in
 //! unless asked to, and to leave the interface without its program when closed.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use espalier_xsk::ethtool::{self, Offload};
@@ -78,12 +77,7 @@ impl Station {
             port.refill(&mut pool);
             ports.push(port);
         }
-        let mut intake = if receives { Some(Intake::attach(&interface, mode)?) } else { None };
-        if let Some(intake) = &mut intake {
-            for port in &ports {
-                intake.set_socket(port.queue(), port.as_fd())?;
-            }
-        }
+        let intake = if receives { Some(Intake::attach(&interface, mode, &ports)?) } else { None };
         let incoming = Vec::with_capacity(BATCH);
         let outgoing = Vec::with_capacity(BATCH);
         Ok(Self { interface, umem, pool, ports, intake, incoming, outgoing })

@@ -5,12 +5,12 @@
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use aya::maps::{MapError, XskMap};
+use aya::maps::{MapData, XskMap};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use crate::steering::{FLAG_GENERIC, FLAG_NATIVE, chain, explain_attach, link_create, link_detach};
-use crate::{InterfaceRef, XdpMode};
+use crate::{InterfaceRef, Port, XdpMode};
 
 /// The object with the intake and the live-frame program.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/traffic.bpf.o"));
@@ -69,42 +69,35 @@ pub struct Intake {
     interface: String,
     mode: XdpMode,
     link: OwnedFd,
-    sockets: XskMap<aya::maps::MapData>,
+    _sockets: XskMap<MapData>,
     _ebpf: Ebpf,
 }
 
 impl Intake {
-    /// Loads the program and attaches it to an interface of the calling thread's network namespace. `Auto` takes
-    /// native mode where the driver has it.
-    pub fn attach(interface: &InterfaceRef, wanted: XdpMode) -> Result<Self, TrafficError> {
+    /// Loads the program and attaches it to an interface of the calling thread's network namespace. Frames go to the
+    /// port of their queue from the first one on; those of a queue without a port are dropped. `Auto` takes native
+    /// mode where the driver has it.
+    pub fn attach(interface: &InterfaceRef, wanted: XdpMode, ports: &[Port]) -> Result<Self, TrafficError> {
         let load = |error: &dyn std::error::Error| TrafficError::Load(chain(error));
-        let mut ebpf = EbpfLoader::new()
-            .btf(None)
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .load(OBJECT)
-            .map_err(|e| load(&e))?;
-        let program: &mut Xdp = ebpf
-            .program_mut("intake")
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| TrafficError::Load("the object has no program `intake`".to_owned()))?;
+        let missing = |what| TrafficError::Load(format!("the object has no {what}"));
+        let mut loader = EbpfLoader::new();
+        loader.btf(None).verifier_log_level(VerifierLogLevel::STATS);
+        let mut ebpf = loader.load(OBJECT).map_err(|e| load(&e))?;
+        let sockets = ebpf.take_map("sockets").and_then(|map| XskMap::try_from(map).ok());
+        let mut sockets: XskMap<MapData> = sockets.ok_or_else(|| missing("map `sockets`"))?;
+        for port in ports {
+            sockets.set(port.queue(), port.as_raw_fd(), 0).map_err(|error| TrafficError::Socket {
+                interface: interface.name.clone(),
+                queue: port.queue(),
+                reason: chain(&error),
+            })?;
+        }
+        let program: Option<&mut Xdp> =
+            ebpf.program_mut("intake").and_then(|program| program.try_into().ok());
+        let program = program.ok_or_else(|| missing("program `intake`"))?;
         program.load().map_err(|e| load(&e))?;
-        let fd = program.fd().map_err(|e| load(&e))?;
-        let (link, mode) = create(fd, interface, wanted)?;
-        let sockets = ebpf
-            .take_map("sockets")
-            .and_then(|map| XskMap::try_from(map).ok())
-            .ok_or_else(|| TrafficError::Load("the object has no map `sockets`".to_owned()))?;
-        Ok(Self { interface: interface.name.clone(), mode, link, sockets, _ebpf: ebpf })
-    }
-
-    /// Frames of `queue` go to this socket from now on; before that they are dropped.
-    pub fn set_socket(&mut self, queue: u32, socket: impl AsFd) -> Result<(), TrafficError> {
-        let set: Result<(), MapError> = self.sockets.set(queue, socket.as_fd().as_raw_fd(), 0);
-        set.map_err(|error| TrafficError::Socket {
-            interface: self.interface.clone(),
-            queue,
-            reason: chain(&error),
-        })
+        let (link, mode) = create(program.fd().map_err(|e| load(&e))?, interface, wanted)?;
+        Ok(Self { interface: interface.name.clone(), mode, link, _sockets: sockets, _ebpf: ebpf })
     }
 
     /// `Native` or `Generic`.

@@ -69,7 +69,8 @@ impl Lab {
         self.in_far(|| FarEnd::open(name).expect("a packet socket on the far end"))
     }
 
-    fn in_far<T>(&self, action: impl FnOnce() -> T) -> T {
+    /// Runs `action` in the far ends' namespace.
+    pub(crate) fn in_far<T>(&self, action: impl FnOnce() -> T) -> T {
         enter(&open_namespace(&self.far));
         let result = action();
         enter(&open_namespace(&self.node));

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+mod generated;
 mod lab;
 mod lifetimes;
 mod memory;
