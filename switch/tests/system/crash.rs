@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use espalier_api::control::PortState;
 use espalier_lab::netns::NetNs;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::site::{FAR, POD_A, POD_B, SWITCH, Site};
-use crate::traffic::{answers, udp, udp_echo};
+use crate::site::{FAR, POD_A, POD_B, SWITCH, Site, wait_for};
+use crate::traffic::{answers, blind, udp, udp_echo};
 
 /// Datagrams sent while no switch runs.
 const IN_VAIN: u64 = 20;
@@ -57,7 +58,14 @@ fn ways(site: &Site) -> [(&NetNs, String); 3] {
 fn asked_to_end_it_leaves_the_steering_and_unpin_removes_it() {
     let mut site = Site::open();
     let _echo = udp_echo(site.namespace("far").unwrap(), &format!("{FAR}:7"));
-    assert!(answers(site.namespace("t/a").unwrap(), "0.0.0.0:0", &format!("{FAR}:7"), b"before"));
+    let far = format!("{FAR}:7");
+    assert!(answers(site.namespace("t/a").unwrap(), "0.0.0.0:0", &far, b"before"));
+    // It ends under traffic, and with a pod whose port is down.
+    let _traffic = [("t/a", &far), ("t/b", &far), ("t/a", &format!("{POD_B}:7"))]
+        .map(|(pod, to)| blind(site.namespace(pod).unwrap(), "0.0.0.0:0", to));
+    let veth = site.scenario().host_veth(1);
+    site.namespace("node").unwrap().ip(&format!("link del {veth}")).unwrap();
+    assert!(wait_for(|| site.pod("t/b").state != PortState::Up));
     let socket = site.control().socket().to_path_buf();
     let pins: PathBuf = socket.with_file_name("bpf");
     let veth = site.scenario().host_veth(0);
@@ -135,7 +143,7 @@ fn ask_in_vain(from: &NetNs, to: &str) -> UdpSocket {
 fn first_answer(socket: &UdpSocket, to: &str) -> Vec<u8> {
     let mut buffer = [0; 64];
     let mut found = Vec::new();
-    crate::site::wait_for(|| {
+    wait_for(|| {
         socket.send_to(b"after", to).unwrap();
         let received = socket.recv(&mut buffer);
         received.is_ok_and(|length| {

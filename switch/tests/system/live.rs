@@ -13,16 +13,19 @@ use crate::site::{FAR, OPEN, POD_A, Site, growth, wait_for};
 use crate::traffic::{answers, connection, converses, udp, udp_echo};
 
 const UDP: &str = "10.0.1.10:7";
-const TCP: &str = "10.0.1.10:8080";
+pub(crate) const TCP: &str = "10.0.1.10:8080";
+
+/// What a pod may send that must not begin TCP.
+pub(crate) const ONLY_UDP: &str = "udp, FromPort: 0, ToPort: 65535";
 
 /// Pod a lets in UDP 7 from everywhere, which EC2 does not track since all UDP may leave, and TCP 8080 from the host,
-/// which it does. It may not begin TCP itself: else its own next segment would begin a flow of its own.
-fn scenario() -> Scenario {
-    let rules = "
-      - {SecurityGroupRuleId: sgr-out, IsEgress: true, IpProtocol: udp, FromPort: 0, ToPort: 65535, CidrIpv4: 0.0.0.0/0}
-      - {SecurityGroupRuleId: sgr-udp, IpProtocol: udp, FromPort: 7, ToPort: 7, CidrIpv4: 0.0.0.0/0}
-      - {SecurityGroupRuleId: sgr-tcp, IpProtocol: tcp, FromPort: 8080, ToPort: 8080, CidrIpv4: 10.0.2.20/32}
-";
+/// which it does.
+pub(crate) fn scenario(out: &str) -> Scenario {
+    let rules = format!("
+      - {{SecurityGroupRuleId: sgr-out, IsEgress: true, IpProtocol: {out}, CidrIpv4: 0.0.0.0/0}}
+      - {{SecurityGroupRuleId: sgr-udp, IpProtocol: udp, FromPort: 7, ToPort: 7, CidrIpv4: 0.0.0.0/0}}
+      - {{SecurityGroupRuleId: sgr-tcp, IpProtocol: tcp, FromPort: 8080, ToPort: 8080, CidrIpv4: 10.0.2.20/32}}
+");
     Scenario::parse(&format!("{}{rules}", OPEN.split_once("\n      - ").unwrap().0)).unwrap()
 }
 
@@ -42,7 +45,7 @@ fn is_tracked(site: &Site, protocol: &str, port: u16) -> bool {
 
 #[test]
 fn an_untracked_flow_ends_with_its_rule() {
-    let mut site = Site::up(scenario());
+    let mut site = Site::up(scenario(ONLY_UDP));
     let _echo = udp_echo(site.namespace("t/a").unwrap(), UDP);
     let socket = udp(site.namespace("far").unwrap(), "0.0.0.0:0", Duration::from_millis(200));
     socket.connect(UDP).unwrap();
@@ -58,14 +61,14 @@ fn an_untracked_flow_ends_with_its_rule() {
     }
     // From the first datagram after the reply on, each is dropped: none is let through, none is unaccounted for.
     let dropped = || growth(&before.ingress_dropped, &site.pod("t/a").counters.ingress_dropped);
-    assert!(wait_for(|| dropped().get("denied-ingress") == Some(&10)), "{:?}", dropped());
+    assert!(wait_for(|| dropped().get("flow-revoked") == Some(&10)), "{:?}", dropped());
     assert!(socket.recv(&mut buffer).is_err(), "an answer came: {}", String::from_utf8_lossy(&buffer));
     site.assert_balanced();
 }
 
 #[test]
 fn a_tracked_connection_outlives_its_rule_and_a_new_one_does_not_begin() {
-    let mut site = Site::up(scenario());
+    let mut site = Site::up(scenario(ONLY_UDP));
     let (mut near, mut far) =
         connection(site.namespace("far").unwrap(), site.namespace("t/a").unwrap(), TCP).unwrap();
     assert!(converses(&mut near, &mut far));
@@ -76,9 +79,10 @@ fn a_tracked_connection_outlives_its_rule_and_a_new_one_does_not_begin() {
     assert_new_ones_fail(&site);
 }
 
+/// Also where the pod may begin connections itself: what it sends on the revoked one must not open it again.
 #[test]
 fn a_tracked_connection_is_revoked_where_the_pod_says_so() {
-    let mut site = Site::up(scenario());
+    let mut site = Site::up(scenario("'-1', FromPort: -1, ToPort: -1"));
     site.change(|snapshot| snapshot.pods[0].on_rule_change = OnRuleChange::Revoke);
     let (mut near, mut far) =
         connection(site.namespace("far").unwrap(), site.namespace("t/a").unwrap(), TCP).unwrap();
@@ -87,12 +91,21 @@ fn a_tracked_connection_is_revoked_where_the_pod_says_so() {
     assert!(converses(&mut near, &mut far), "a change that leaves its rule revokes nothing");
     let before = site.pod("t/a").counters;
     site.change(|snapshot| without(snapshot, "sgr-tcp"));
-    near.write_all(b"no more").unwrap();
-    let dropped = || growth(&before.ingress_dropped, &site.pod("t/a").counters.ingress_dropped);
-    // The kernel sends it again and again.
-    assert!(wait_for(|| dropped().get("denied-ingress").is_some_and(|count| *count >= 2)), "{:?}", dropped());
-    far.set_nonblocking(true).unwrap();
-    assert!(far.read(&mut [0; 64]).is_err(), "bytes of a revoked connection arrived");
+    for end in [&mut near, &mut far] {
+        end.write_all(b"no more").unwrap();
+    }
+    // The kernels send it again and again.
+    let revoked = || {
+        let now = site.pod("t/a").counters;
+        let ingress = growth(&before.ingress_dropped, &now.ingress_dropped);
+        let egress = growth(&before.egress_dropped, &now.egress_dropped);
+        [ingress, egress].map(|dropped| dropped.get("flow-revoked").copied().unwrap_or_default())
+    };
+    assert!(wait_for(|| revoked().iter().all(|count| *count >= 3)), "{:?}", revoked());
+    for end in [&mut near, &mut far] {
+        end.set_nonblocking(true).unwrap();
+        assert!(end.read(&mut [0; 64]).is_err(), "bytes of a revoked connection arrived");
+    }
     assert_new_ones_fail(&site);
 }
 
@@ -144,5 +157,24 @@ fn a_vanished_veth_takes_the_port_down_and_a_new_one_up() {
     drop(echo);
     assert_eq!(site.status().problems, Vec::<String>::new());
     assert!(wait_for(|| site.status().frames == frames), "{frames:?} {:?}", site.status().frames);
+    site.assert_balanced();
+}
+
+#[test]
+fn links_that_go_down_and_up_again_carry_on() {
+    let site = Site::open();
+    let _echo = udp_echo(site.namespace("far").unwrap(), &format!("{FAR}:7"));
+    let (a, to) = (site.namespace("t/a").unwrap(), format!("{FAR}:7"));
+    let node = site.namespace("node").unwrap();
+    for interface in ["trunk0".to_owned(), site.scenario().host_veth(0)] {
+        assert!(answers(a, "0.0.0.0:0", &to, b"before"));
+        node.ip(&format!("link set {interface} down")).unwrap();
+        // Whoever watches interfaces sees this one change.
+        let shown = node.ip_show(&format!("link show dev {interface}")).unwrap();
+        assert!(!shown.contains("UP"), "{shown}");
+        node.ip(&format!("link set {interface} up")).unwrap();
+        assert!(answers(a, "0.0.0.0:0", &to, b"after"), "through {interface}");
+    }
+    assert_eq!(site.status().problems, Vec::<String>::new());
     site.assert_balanced();
 }

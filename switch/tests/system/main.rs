@@ -13,6 +13,7 @@ mod live;
 mod process;
 mod refusals;
 mod request;
+mod restart;
 mod scenarios;
 mod site;
 mod traffic;

@@ -150,7 +150,8 @@ pub(crate) fn converses(near: &mut TcpStream, far: &mut TcpStream) -> bool {
     carries(near, far) && carries(far, near)
 }
 
-fn carries(from: &mut TcpStream, to: &mut TcpStream) -> bool {
+/// Whether bytes sent into one end come out of the other.
+pub(crate) fn carries(from: &mut TcpStream, to: &mut TcpStream) -> bool {
     let mut received = [0; 5];
     from.write_all(b"hello").is_ok() && to.read_exact(&mut received).is_ok() && received == *b"hello"
 }
