@@ -128,6 +128,9 @@ pub struct SendArgs {
     /// How long to wait for frames under way after the last one was sent
     #[arg(long, value_parser = duration, default_value = "1s")]
     pub settle: Duration,
+    /// Queue of the interface to send on (AF_XDP); a veth delivers it to the same queue of its peer
+    #[arg(long, default_value_t = 0)]
+    pub queue: u32,
     /// Core to send on
     #[arg(long)]
     pub core: Option<usize>,

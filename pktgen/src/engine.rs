@@ -75,13 +75,6 @@ impl Engine {
             Self::Live(_) => Ok(0),
         }
     }
-
-    /// Closes the engine's sockets.
-    pub fn close(self) {
-        if let Self::AfXdp(engine) = self {
-            engine.close();
-        }
-    }
 }
 
 impl Sent {

@@ -14,13 +14,13 @@ use crate::received::Shared;
 use crate::report::Dropped;
 use crate::station::{Role, Station};
 
-/// The thread and what it shares.
+/// The thread and what it shares. The thread ends, and its station closes, when this is dropped.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     interface: InterfaceRef,
-    thread: JoinHandle<Result<Dropped, PktgenError>>,
+    thread: Option<JoinHandle<Result<Dropped, PktgenError>>>,
 }
 
 impl Receiver {
@@ -38,7 +38,7 @@ impl Receiver {
             .spawn(work)
             .map_err(PktgenError::system("start the receiving thread"))?;
         match opened.recv() {
-            Ok(interface) => Ok(Self { shared, stop, interface, thread }),
+            Ok(interface) => Ok(Self { shared, stop, interface, thread: Some(thread) }),
             // The thread ended before it was ready, and says why.
             Err(_) => Err(join(thread).err().unwrap_or_else(ended)),
         }
@@ -59,13 +59,23 @@ impl Receiver {
     /// Whether the thread has ended by itself, which it does only when something is wrong.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Takes in what is there, closes the station and says what it dropped.
-    pub fn finish(self) -> Result<Dropped, PktgenError> {
+    pub fn finish(mut self) -> Result<Dropped, PktgenError> {
         self.stop.store(true, Ordering::Relaxed);
-        join(self.thread)
+        self.thread.take().map_or_else(|| Err(ended()), join)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Whoever drops a receiver instead of finishing it has an error of his own to report.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -90,9 +100,7 @@ fn work(
     // Nobody waits any more only when the starting thread is gone.
     let _ = ready.send(station.interface().clone());
     let outcome = shared.run(&mut station, stop, common.busy_poll);
-    let dropped = dropped(&station);
-    station.close();
-    outcome.map(|()| dropped)
+    outcome.map(|()| dropped(&station))
 }
 
 fn join(thread: JoinHandle<Result<Dropped, PktgenError>>) -> Result<Dropped, PktgenError> {

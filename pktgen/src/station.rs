@@ -1,8 +1,9 @@
 //! A station: the sockets on one interface and the frames behind them. Senders, sinks and reflectors each own one.
 //!
-//! Opened and closed by the thread that runs it, in the interface's network namespace. Promises to take nothing in
-//! unless asked to, and to leave the interface without its program when closed.
+//! Opened, run and dropped by one thread, in the interface's network namespace. Promises to take nothing in unless
+//! asked to, and to leave the interface without its program and its sockets when dropped.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use espalier_xsk::ethtool::{self, Offload};
@@ -30,12 +31,18 @@ const MOST_SEGMENTS: usize = 3;
 /// What a station is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Sending on queue 0.
-    Send,
+    /// Sending on one queue.
+    Send {
+        /// The queue.
+        queue: u32,
+    },
     /// Taking in every frame of every queue.
     Receive,
     /// Both.
-    Both,
+    Both {
+        /// The queue to send on.
+        queue: u32,
+    },
 }
 
 /// The sockets of one interface.
@@ -48,18 +55,19 @@ pub struct Station {
     intake: Option<Intake>,
     incoming: Vec<Packet>,
     outgoing: Vec<Packet>,
+    /// The port that sends, by its place in `ports`.
+    sender: usize,
 }
 
 impl Station {
     /// Opens the sockets on an interface of the calling thread's namespace.
     pub fn open(endpoint: &Endpoint, role: Role, mode: XdpMode) -> Result<Self, PktgenError> {
         let interface = endpoint.look_up()?;
-        let queues =
-            if role == Role::Send { 1 } else { ethtool::channels(&interface.name).map_or(1, |c| c.rx) };
-        let receives = role != Role::Send;
+        let (queues, sender) = queues(&interface, role)?;
+        let receives = !matches!(role, Role::Send { .. });
         let per_queue = if receives { RECEIVE_RING } else { 0 };
         let config = UmemConfig {
-            frames: SEND_FRAMES + queues * per_queue,
+            frames: SEND_FRAMES + queues.len() as u32 * per_queue,
             hugepages: Hugepages::Auto,
             fill_ring: RECEIVE_RING,
             completion_ring: SEND_RING,
@@ -72,7 +80,7 @@ impl Station {
             ..PortConfig::default()
         };
         let mut ports = Vec::new();
-        for queue in 0..queues {
+        for queue in queues {
             let mut port = Port::open(&umem, &interface, queue, &port)?;
             port.refill(&mut pool);
             ports.push(port);
@@ -80,7 +88,7 @@ impl Station {
         let intake = if receives { Some(Intake::attach(&interface, mode, &ports)?) } else { None };
         let incoming = Vec::with_capacity(BATCH);
         let outgoing = Vec::with_capacity(BATCH);
-        Ok(Self { interface, umem, pool, ports, intake, incoming, outgoing })
+        Ok(Self { interface, umem, pool, ports, intake, incoming, outgoing, sender })
     }
 
     /// The interface.
@@ -210,7 +218,7 @@ impl Station {
     /// Gives the kernel what is queued and takes back the frames it is done with. Returns the packets that went into
     /// the ring; see [`Station::unsent`] for what is still in it.
     pub fn push(&mut self) -> Result<usize, PktgenError> {
-        let port = &mut self.ports[0];
+        let port = &mut self.ports[self.sender];
         port.complete(&mut self.pool);
         let taken = port.send(&mut self.outgoing);
         port.flush().map_err(PktgenError::system("send"))?;
@@ -220,17 +228,7 @@ impl Station {
     /// Packets and segments the kernel has not taken yet.
     #[must_use]
     pub fn unsent(&self) -> usize {
-        self.outgoing.len() + self.ports[0].unsent()
-    }
-
-    /// Closes the sockets, the intake first. Call it in the namespace the station was opened in.
-    pub fn close(mut self) {
-        drop(self.intake.take());
-        let left = self.outgoing.drain(..).chain(self.incoming.drain(..));
-        left.for_each(|packet| self.pool.free_packet(packet));
-        for port in self.ports.drain(..) {
-            port.close().into_iter().for_each(|frame| self.pool.free(frame));
-        }
+        self.outgoing.len() + self.ports[self.sender].unsent()
     }
 
     fn queue_segments(&mut self, length: usize, mut write: impl FnMut(usize, &mut [u8])) {
@@ -254,6 +252,32 @@ impl Station {
             at += part;
         }
         self.outgoing.extend(packet);
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        drop(self.intake.take());
+        let left = self.outgoing.drain(..).chain(self.incoming.drain(..));
+        left.for_each(|packet| self.pool.free_packet(packet));
+        for port in self.ports.drain(..) {
+            port.close().into_iter().for_each(|frame| self.pool.free(frame));
+        }
+    }
+}
+
+/// The queues to open, and which of them sends, by its place.
+fn queues(interface: &InterfaceRef, role: Role) -> Result<(Range<u32>, usize), PktgenError> {
+    // A driver that does not tell its queues has one.
+    let all = || 0..ethtool::channels(&interface.name).map_or(1, |channels| channels.rx);
+    match role {
+        Role::Send { queue } => Ok((queue..queue.saturating_add(1), 0)),
+        Role::Receive => Ok((all(), 0)),
+        Role::Both { queue } if all().contains(&queue) => Ok((all(), queue as usize)),
+        Role::Both { queue } => {
+            let (name, count) = (&interface.name, all().end);
+            Err(PktgenError::Usage(format!("--queue {queue}: {name} has {count} queues, counted from 0")))
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub struct TrafficArgs {
     /// Destination MAC address; that of the receiving interface unless given
     #[arg(long, value_name = "MAC")]
     pub dst_mac: Option<Mac>,
-    /// 802.1Q tags, given to the flows in turn
+    /// 802.1Q tags, given to the flows in turn (turns the tx-vlan offload of a sending veth off)
     #[arg(long, value_name = "VLANS", value_parser = vlans, default_value = "")]
     pub vlan: Vlans,
     /// Protocols by weight: udp, tcp, icmp, or a mix such as udp:7,tcp:2,icmp:1

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 pub(super) fn run(args: &ReflectArgs, watch: &Watch) -> Result<Verdict, PktgenError> {
     pin(args.core)?;
     args.interface.enter()?;
-    let mut station = Station::open(&args.interface, Role::Both, args.common.xdp)?;
+    let mut station = Station::open(&args.interface, Role::Both { queue: 0 }, args.common.xdp)?;
     keep_tags_in_frames(station.interface())?;
     let begun = Instant::now();
     let (mut received, mut reflected) = (0, 0);
@@ -35,7 +35,7 @@ pub(super) fn run(args: &ReflectArgs, watch: &Watch) -> Result<Verdict, PktgenEr
     }
     let report =
         ReflectReport { received, reflected, ignored: received - reflected, dropped: dropped(&station) };
-    station.close();
+    drop(station);
     print(args.common.json, &report, ReflectReport::lines)
         .map_err(PktgenError::system("print the result"))?;
     Ok(Verdict::Good)

@@ -65,13 +65,13 @@ pub(super) fn run(args: &SendArgs, watch: &Watch) -> Result<Verdict, PktgenError
     let receiver = open_receiver(args)?;
     pin(args.core)?;
     args.interface.enter()?;
-    let mut station = Station::open(&args.interface, Role::Send, args.common.xdp)?;
+    let mut station = Station::open(&args.interface, Role::Send { queue: args.queue }, args.common.xdp)?;
     check_mtu(station.interface(), frames.iter().map(|frame| frame.bytes.len()).max().unwrap_or(0))?;
     let shared = receiver.as_ref().map(|receiver| Arc::clone(receiver.shared()));
     let progress =
         Progress::start(args.common.json, Shown { sent: Some(watch.clone()), received: shared.clone() });
     let sent = replay(&mut station, &frames, args, watch)?;
-    station.close();
+    drop(station);
     if let Some(shared) = &shared {
         settle(shared, args.settle, sent.frames, Received::total, || Ok(0))?;
     }

@@ -24,6 +24,8 @@ const LEAST_RATE: f64 = 1.0;
 /// One trial, as it is reported.
 #[derive(Debug, Clone, Serialize)]
 struct TrialReport {
+    /// What it was told.
+    rate: String,
     /// Frames a second it sent.
     pps: f64,
     sent: u64,
@@ -107,6 +109,7 @@ fn one(
         .received
         .ok_or_else(|| PktgenError::Usage("--search needs --receive, to see what is lost".to_owned()))?;
     Ok(TrialReport {
+        rate: rate.to_string(),
         pps: trial.sent.pps(),
         sent: trial.sent.frames,
         lost: received.lost,

@@ -57,7 +57,8 @@ impl Session {
         let shared = echo.clone().or_else(|| receiver.as_ref().map(|receiver| Arc::clone(receiver.shared())));
         let engine = match args.engine {
             EngineKind::AfXdp => {
-                let role = if echoes { Role::Both } else { Role::Send };
+                let queue = args.queue;
+                let role = if echoes { Role::Both { queue } } else { Role::Send { queue } };
                 let station = Station::open(&args.interface, role, args.common.xdp)?;
                 Engine::AfXdp(Box::new(AfXdp::new(station, plan, echo)))
             }
@@ -109,7 +110,7 @@ impl Session {
 
     /// Closes both ends.
     pub(super) fn close(self) -> Result<End, PktgenError> {
-        self.engine.close();
+        drop(self.engine);
         let dropped = self.receiver.map(Receiver::finish).transpose()?;
         let others = self.shared.map(|shared| *shared.lock().others());
         Ok(End { others, dropped })

@@ -84,10 +84,6 @@ impl AfXdp {
         Ok(self.echo.as_ref().map_or(0, |echo| echo.take(&mut self.station)))
     }
 
-    pub(super) fn close(self) {
-        self.station.close();
-    }
-
     fn make(&mut self, order: &Order, turn: &mut Turn, count: usize, now: u64) {
         let templates = &self.plan.templates;
         for _ in 0..count {

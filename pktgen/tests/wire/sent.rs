@@ -1,6 +1,6 @@
 //! What is sent arrives: every kind of frame, through both engines, at the rate asked for.
 
-use crate::site::Site;
+use crate::site::{Site, until};
 
 const MIX: &str = "--src 10.0.0.0/24,fd00::/120 --dst 10.1.0.1,fd01::1 --vlan 101-104 --flows 500 --protocol \
                    udp:7,tcp:2,icmp:1 --max-loss 0 --strict";
@@ -36,6 +36,43 @@ fn sent_by_interface(site: &Site) -> u64 {
     let table = site.red.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
     let line = table.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
     line.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
+#[test]
+fn every_queue_is_taken_in() {
+    let site = Site::with_queues(1500, 2);
+    for queue in [0, 1] {
+        let said = site.run(&format!(
+            "send RED --receive BLUE {PLAIN} --size 100 --count 1000 --rate 5kpps --queue {queue}"
+        ));
+        said.assert_all_came(1000);
+    }
+}
+
+#[test]
+fn an_interrupted_run_reports_what_it_did() {
+    let site = Site::new(1500);
+    for engine in ["af-xdp", "kernel"] {
+        let running = site.start_at_blue(&format!(
+            "send RED --receive BLUE --engine {engine} {PLAIN} --rate 2kpps --duration 60s"
+        ));
+        running.interrupt();
+        let said = running.finish();
+        said.assert_all_came(said.number("/sent/frames"));
+        assert!(said.float("/sent/seconds") < 60.0);
+        until("the program to be gone", || site.is_clean());
+    }
+}
+
+#[test]
+fn an_interface_that_goes_down_ends_the_run() {
+    let site = Site::new(1500);
+    let running = site.start_at_blue(&format!("send RED --receive BLUE {PLAIN} --rate 1kpps --duration 60s"));
+    site.red.ip("link set eth0 down").unwrap();
+    let said = running.finish();
+    assert_eq!(said.code, 2, "{}", said.json);
+    assert!(said.error.contains("eth0"), "{}", said.error);
+    site.assert_clean();
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub(crate) struct Said {
 
 impl Site {
     pub(crate) fn new(mtu: u32) -> Self {
+        Self::with_queues(mtu, 1)
+    }
+
+    pub(crate) fn with_queues(mtu: u32, queues: u32) -> Self {
         let site = Self {
             red: NetNs::create(unique_name("pktgen-red")).unwrap(),
             blue: NetNs::create(unique_name("pktgen-blue")).unwrap(),
@@ -36,7 +40,8 @@ impl Site {
                 namespace.sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
             }
         }
-        site.red.veth("eth0", &site.blue, "eth0").unwrap();
+        let end = format!("name eth0 numtxqueues {queues} numrxqueues {queues}");
+        site.red.ip(&format!("link add {end} type veth peer {end} netns {}", site.blue.name())).unwrap();
         for namespace in [&site.red, &site.blue] {
             namespace.ip(&format!("link set eth0 mtu {mtu} up")).unwrap();
         }
@@ -70,7 +75,11 @@ impl Site {
 
     /// No program is attached to either end any more.
     pub(crate) fn assert_clean(&self) {
-        assert!(!has_program(&self.red) && !has_program(&self.blue), "a program was left behind");
+        assert!(self.is_clean(), "a program was left behind");
+    }
+
+    pub(crate) fn is_clean(&self) -> bool {
+        !has_program(&self.red) && !has_program(&self.blue)
     }
 }
 
