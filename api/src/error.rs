@@ -31,8 +31,10 @@ impl InputError {
     }
 
     pub(crate) fn from_path_error<E: std::fmt::Display>(error: serde_path_to_error::Error<E>) -> Self {
-        let field = error.path().to_string();
-        Self::new(if field == "." { String::new() } else { field }, error.into_inner().to_string())
+        // `?` stands for a key that was not read to its end, and `.` for the document.
+        let path = error.path().to_string();
+        let field = path.trim_end_matches('?').trim_end_matches('.');
+        Self::new(field, error.into_inner().to_string())
     }
 }
 

@@ -412,8 +412,9 @@ groupMembers:
     #[test]
     fn truncated_json_is_refused() {
         let json = serde_json::to_string(&Snapshot::from_yaml(SMALL).unwrap()).unwrap();
-        for cut in [1, json.len() / 2, json.len() - 1] {
-            assert!(Snapshot::from_json(&json.as_bytes()[..cut]).is_err());
+        for cut in 1..json.len() {
+            let error = Snapshot::from_json(&json.as_bytes()[..cut]).unwrap_err();
+            assert!(!error.field.contains('?') && !error.field.ends_with('.'), "{error}");
         }
         assert!(Snapshot::from_json(format!("{json}x").as_bytes()).is_err());
     }

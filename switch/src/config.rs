@@ -10,6 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use espalier_api::InputError;
 use espalier_xsk::XdpMode;
 
+use crate::flow::Timeouts;
+
 /// The Espalier switch: moves the packets of pods with branch ENIs and enforces their EC2 security groups.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "espalier-switch", version, args_override_self = true, after_help = EXAMPLES)]
@@ -70,6 +72,10 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=268_435_456))]
     pub max_flows: u32,
 
+    /// Idle timeouts of branch ENIs that have none of their own: EC2's defaults for this kind of instance
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = TimeoutDefaults::Nitro)]
+    pub timeouts: TimeoutDefaults,
+
     /// File that keeps the flows over a restart; `none` keeps them in memory only [default: beside the socket]
     #[arg(long, value_name = "FILE|none")]
     pub flow_state: Option<PathBuf>,
@@ -112,6 +118,24 @@ pub enum Hugepages {
     On,
     /// Never.
     Off,
+}
+
+/// EC2's default idle timeouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TimeoutDefaults {
+    /// TCP connections idle for 5 days are forgotten.
+    Nitro,
+    /// Nitro v6 instance types: TCP connections idle for 350 seconds are forgotten.
+    NitroV6,
+}
+
+impl From<TimeoutDefaults> for Timeouts {
+    fn from(kind: TimeoutDefaults) -> Self {
+        match kind {
+            TimeoutDefaults::Nitro => Self::NITRO,
+            TimeoutDefaults::NitroV6 => Self::NITRO_V6,
+        }
+    }
 }
 
 /// A setting that is on or off.

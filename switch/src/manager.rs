@@ -168,7 +168,8 @@ impl Manager {
         let judge = self.compile(&snapshot);
         let placed = self.place(&snapshot);
         let slots = usize::from(self.config.max_pods);
-        let tables = Arc::new(Tables::new(&snapshot, judge.clone(), &placed, slots));
+        let tables =
+            Arc::new(Tables::new(&snapshot, judge.clone(), &placed, slots, self.config.timeouts.into()));
         // The worker gives the old tables back when it no longer uses them: they are freed here, not there.
         drop(self.worker.publish(tables).map_err(ManagerError::failed)?);
         self.rule_names.note(judge.model(), snapshot.generation.0 as u32);

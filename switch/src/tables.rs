@@ -65,14 +65,21 @@ impl PodTable {
 
 impl Tables {
     /// The tables of a snapshot whose pods sit in the given slots (one a pod, same order), of `slots` there are.
-    pub fn new(snapshot: &Snapshot, judge: Judge, placed: &[PodSlot], slots: usize) -> Self {
+    /// `defaults` are the timeouts of ENIs that have none of their own.
+    pub fn new(
+        snapshot: &Snapshot,
+        judge: Judge,
+        placed: &[PodSlot],
+        slots: usize,
+        defaults: Timeouts,
+    ) -> Self {
         let mut vlans = Box::new([None; VLANS]);
         let mut local = HashMap::default();
         let mut pods: Box<[Option<PodTable>]> = vec![None; slots].into();
         for (index, (pod, slot)) in snapshot.pods.iter().zip(placed).enumerate() {
             vlans[usize::from(pod.vlan.get())] = Some(*slot);
             local.extend(pod.addresses.iter().map(|address| (*address, *slot)));
-            pods[usize::from(slot.0)] = Some(pod_table(pod, judge.policy_of(index)));
+            pods[usize::from(slot.0)] = Some(pod_table(pod, judge.policy_of(index), defaults));
         }
         Self {
             generation: snapshot.generation,
@@ -108,7 +115,7 @@ impl Tables {
     }
 }
 
-fn pod_table(pod: &Pod, policy: Option<PolicyId>) -> PodTable {
+fn pod_table(pod: &Pod, policy: Option<PolicyId>, defaults: Timeouts) -> PodTable {
     PodTable {
         vlan: pod.vlan.get(),
         mac: pod.mac.octets(),
@@ -118,13 +125,13 @@ fn pod_table(pod: &Pod, policy: Option<PolicyId>) -> PodTable {
         gateway_mac: pod.gateway.mac.map(|mac| mac.octets()),
         policy,
         revoke: pod.on_rule_change == OnRuleChange::Revoke,
-        timeouts: timeouts(&pod.connection_tracking),
+        timeouts: timeouts(&pod.connection_tracking, defaults),
     }
 }
 
 /// The ranges were checked when the snapshot was validated, so a refusal here leaves the default.
-fn timeouts(wanted: &ConnectionTracking) -> Timeouts {
-    let mut timeouts = Timeouts::default();
+fn timeouts(wanted: &ConnectionTracking, defaults: Timeouts) -> Timeouts {
+    let mut timeouts = defaults;
     if let Some(seconds) = wanted.tcp_established_timeout {
         timeouts = timeouts.with_tcp_established(seconds).unwrap_or(timeouts);
     }

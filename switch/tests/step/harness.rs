@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use espalier_api::Snapshot;
 use espalier_rules::Judge;
 use espalier_switch::flow::fragment::{FragmentConfig, Fragments};
-use espalier_switch::flow::{FlowConfig, FlowTable, Now, PodSlot};
+use espalier_switch::flow::{FlowConfig, FlowTable, Now, PodSlot, Timeouts};
 use espalier_switch::neighbour::HostEnd;
 use espalier_switch::reason::DropReason;
 use espalier_switch::responder::Originated;
@@ -162,7 +162,7 @@ fn tables(snapshot: &str) -> Tables {
     let snapshot = Snapshot::from_yaml(snapshot).unwrap();
     let (judge, warnings) = Judge::compiled(&snapshot);
     assert!(warnings.is_empty(), "{warnings:?}");
-    Tables::new(&snapshot, judge, &[WEB, DB], 2)
+    Tables::new(&snapshot, judge, &[WEB, DB], 2, Timeouts::NITRO)
 }
 
 /// From the trunk, on a pod's branch.
