@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock;
 use crate::error::PktgenError;
 use crate::layout::Layout;
 use crate::stamp::{Reading, Run};
@@ -107,8 +106,7 @@ impl Shared {
     /// Takes in what is there. Returns how many frames that was.
     pub fn take(&self, station: &mut Station) -> usize {
         let mut received = self.lock();
-        let now = clock::now();
-        station.receive(|head, length| received.record(head, length, now))
+        station.receive(|head, length, now| received.record(head, length, now))
     }
 
     /// Takes frames in until `stop` is set. An idle receiver sleeps, or spins if `spin`.

@@ -13,6 +13,7 @@ use espalier_xsk::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::clock;
 use crate::endpoint::Endpoint;
 use crate::error::PktgenError;
 
@@ -121,14 +122,15 @@ impl Station {
         sum
     }
 
-    /// Takes in up to a batch from each queue and gives each packet's first bytes (all of it up to 3840) and its
-    /// length. Returns how many packets there were.
-    pub fn receive(&mut self, mut take: impl FnMut(&[u8], usize)) -> usize {
+    /// Takes in up to a batch from each queue and gives each packet's first bytes (all of it up to 3840), its length,
+    /// and the time when its batch had been taken in. Returns how many packets there were.
+    pub fn receive(&mut self, mut take: impl FnMut(&[u8], usize, u64)) -> usize {
         let mut count = 0;
         for port in &mut self.ports {
             count += port.receive(&mut self.incoming, BATCH);
+            let now = if self.incoming.is_empty() { 0 } else { clock::now() };
             for packet in self.incoming.drain(..) {
-                take(self.umem.bytes(packet.head()), packet.len());
+                take(self.umem.bytes(packet.head()), packet.len(), now);
                 self.pool.free_packet(packet);
             }
             port.refill(&mut self.pool);
