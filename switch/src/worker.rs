@@ -23,10 +23,12 @@ mod command;
 mod flows;
 mod memory;
 mod port;
+mod shares;
 
 pub use command::{Command, Handle, Report, WorkerGone};
 pub use flows::{FlowMatch, FlowStretch, RuleSpan};
 use port::{Cargo, Place, WorkerPort};
+use shares::FrameShares;
 
 /// Packets taken from one port at a time.
 const BATCH: usize = 64;
@@ -38,6 +40,8 @@ const ROUNDS_PER_LOOK: u32 = 8;
 const SWEEP_BUDGET: usize = 64;
 /// Flows of a pod that is gone, forgotten between two batches.
 const REMOVAL_BUDGET: usize = 1024;
+const TOO_FEW_FRAMES: &str =
+    "fewer than 16 frames for each pod there is place for: raise --frames or lower --max-pods";
 const LONGEST_SLEEP: Duration = Duration::from_millis(250);
 /// Sleep while the kernel has packets that it has not sent, or has not given back.
 const UNSENT_SLEEP: Duration = Duration::from_micros(500);
@@ -65,12 +69,9 @@ pub struct FillConfig {
     pub trunk: u32,
     /// For a pod, at most.
     pub pod: u32,
-    /// For all pods, who share them evenly.
+    /// For all pods, who share them.
     pub pods: u32,
 }
-
-/// A pod's port has this many even if that is more than its share.
-const LEAST_FILL: u32 = 64;
 
 /// The worker's own state; it lives on its thread.
 pub struct Worker {
@@ -88,7 +89,7 @@ pub struct Worker {
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
     spin: Duration,
-    fill: FillConfig,
+    shares: FrameShares,
     received: Vec<Packet>,
     batches: u64,
     sleeps: u64,
@@ -113,6 +114,8 @@ impl Worker {
         let fragments = Fragments::new(FragmentConfig::for_pods(config.slots))
             .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
         let slots = usize::from(config.slots);
+        let shares = FrameShares::new(&config.fill, umem.owners().total, config.slots)
+            .ok_or_else(|| std::io::Error::other(TOO_FEW_FRAMES))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, handle.wake(), Place::WAKE.as_event(), epoll::EventFlags::IN)?;
         let worker = Self {
@@ -128,7 +131,7 @@ impl Worker {
             wake: handle.wake_owned(),
             epoll,
             spin: config.spin,
-            fill: config.fill,
+            shares,
             received: Vec::with_capacity(BATCH),
             batches: 0,
             sleeps: 0,
@@ -178,7 +181,7 @@ impl Worker {
         let mut index = 0;
         while let Some(place) = self.hot.get(index).copied() {
             match self.receive(place, now) {
-                0 if self.ports[place.index()].as_mut().is_none_or(|port| port.cools(COLD_AFTER)) => {
+                0 if self.may_wait(place) => {
                     self.hot.swap_remove(index);
                 }
                 received => {
@@ -198,6 +201,12 @@ impl Worker {
         if busy { Round::Busy } else { Round::Idle }
     }
 
+    /// Whether a port that is empty can be left to epoll. Without frames to receive into it would never wake anybody.
+    fn may_wait(&mut self, place: Place) -> bool {
+        let Some(port) = self.ports[place.index()].as_mut() else { return true };
+        !self.shares.is_starved(port.in_fill()) && port.cools(COLD_AFTER)
+    }
+
     /// Takes one batch from a port through the step. Returns how many packets there were.
     fn receive(&mut self, place: Place, now: Now) -> usize {
         let Some(port) = self.ports[place.index()].as_mut() else { return 0 };
@@ -215,9 +224,7 @@ impl Worker {
         }
         self.received = received;
         self.carry_out();
-        if let Some(port) = self.ports[place.index()].as_mut() {
-            port.refill(&mut self.pool);
-        }
+        self.refill(place, count);
         count
     }
 
@@ -310,7 +317,7 @@ impl Worker {
         let port = self.ports[place.index()].take()?;
         self.hot.retain(|hot| *hot != place);
         self.sending.retain(|sending| *sending != place);
-        self.share_frames();
+        self.count_pods();
         // The socket may already be unusable; then epoll has dropped it by itself.
         let _removed = epoll::delete(&self.epoll, port.fd());
         Some(port.dismantle(&mut self.pool, &mut self.shard.counters))
@@ -320,23 +327,28 @@ impl Worker {
         let port = WorkerPort::new(port);
         epoll::add(&self.epoll, port.fd(), place.as_event(), epoll::EventFlags::IN)?;
         self.ports[place.index()] = Some(port);
-        self.share_frames();
-        if let Some(port) = self.ports[place.index()].as_mut() {
-            port.refill(&mut self.pool);
-        }
+        self.count_pods();
+        self.refill(place, usize::MAX);
         self.hot.push(place);
         Ok(())
     }
 
-    /// Shares the frames for receiving out evenly among the pods that are there.
-    fn share_frames(&mut self) {
-        let pods = self.ports.iter().skip(1).flatten().count().max(1) as u32;
-        let share = (self.fill.pods / pods).clamp(LEAST_FILL, self.fill.pod.max(LEAST_FILL));
-        for (index, port) in self.ports.iter_mut().enumerate() {
-            if let Some(port) = port {
-                port.keep_filled(if index == Place::TRUNK.index() { self.fill.trunk } else { share });
-            }
+    /// Gives a port that received so many packets frames for others, as far as the rest can spare them.
+    fn refill(&mut self, place: Place, received: usize) {
+        let free = self.pool.available();
+        let Some(port) = self.ports[place.index()].as_mut() else { return };
+        if received == 0 && !self.shares.is_starved(port.in_fill()) {
+            return;
         }
+        let target = match place {
+            Place::TRUNK => self.shares.of_trunk(),
+            _ => self.shares.of_pod(port.in_fill(), received, free),
+        };
+        port.refill(&mut self.pool, target);
+    }
+
+    fn count_pods(&mut self) {
+        self.shares.set_attached(self.ports.iter().skip(1).flatten().count());
     }
 
     /// Forgets some of a pod's flows; with the last of them everything else about it. Says whether it is done.

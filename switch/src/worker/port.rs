@@ -113,15 +113,18 @@ impl WorkerPort {
         cold
     }
 
-    pub(super) fn keep_filled(&mut self, frames: u32) {
-        self.port.set_keep_filled(frames);
+    /// Frames it holds to receive into.
+    pub(super) fn in_fill(&self) -> usize {
+        self.port.in_fill()
     }
 
     pub(super) fn statistics(&self) -> PortStatistics {
         self.port.statistics()
     }
 
-    pub(super) fn refill(&mut self, pool: &mut FramePool) {
+    /// Has the port hold that many frames to receive into; fewer as packets come, where it holds more.
+    pub(super) fn refill(&mut self, pool: &mut FramePool, target: usize) {
+        self.port.set_keep_filled(target as u32);
         self.port.refill(pool);
     }
 
