@@ -22,9 +22,12 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
+/// The heading of what is done with frames that arrive.
+const COUNTING: &str = "Counting";
+
 const SEND_EXAMPLES: &str = "\
 Examples:
-  One million 60-byte UDP frames from namespace red to namespace blue, counted on arrival:
+  One million 64-byte UDP frames from namespace red to namespace blue, counted on arrival:
     pktgen send red:eth0 --receive blue:eth0 --src 10.0.0.1 --dst 10.0.0.2 --count 1000000
   The Internet mix over 1000 flows at 200 000 frames a second for 10 s, as JSON:
     pktgen send eth0 --dst-mac 02:00:00:00:00:02 --src 10.0.0.0/24 --dst 10.1.0.1 \\
@@ -33,12 +36,18 @@ Examples:
     pktgen send trunk0 --receive pod:eth0 --vlan 101 --src 10.0.0.1,fd00::1 --dst 10.0.0.2,fd00::2 \\
         --protocol udp:7,tcp:2,icmp:1 --size 128 --seed 7
   The highest rate without loss (RFC 2544), round trip through a reflector at the other end:
-    pktgen send eth0 --receive self --dst-mac 02:00:00:00:00:02 --src 10.0.0.1 --dst 10.0.0.2 --search
+    pktgen send eth0 --receive self --dst-mac 02:00:00:00:00:02 --src 10.0.0.1 --dst 10.0.0.2 \\
+        --search
   A capture, at its own pace, three times:
     pktgen send eth0 --pcap capture.pcap --repeat 3
 
-Exit codes: 0 done; 1 more was lost, or more came twice or out of order, than --max-loss and --strict allow,
-or the search found no rate; 2 bad usage or input, or it could not run.";
+Exit codes:
+  0  done
+  1  more was lost, came twice or out of order than --max-loss and --strict allow, or the search
+     found no rate
+  2  bad usage or input, or it could not run
+
+Latencies are right where sender and receiver share a clock: on one machine, or when frames are reflected.";
 
 const SINK_EXAMPLES: &str = "\
 Examples:
@@ -47,15 +56,21 @@ Examples:
   Wait for a million frames for at most a minute, fail unless all came once and in order:
     pktgen sink blue:eth0 --count 1000000 --duration 60s --strict --json
 
-Exit codes: 0 done; 1 fewer than --count came, or --strict and frames were lost, came twice or out of order;
-2 bad usage or input, or it could not run.";
+Exit codes:
+  0  done
+  1  fewer than --count came, or --strict and frames were lost, came twice or out of order
+  2  bad usage or input, or it could not run
+
+Latencies are right where sender and receiver share a clock: on one machine, or when frames are reflected.";
 
 const REFLECT_EXAMPLES: &str = "\
 Examples:
   Send every frame back where it came from until Ctrl-C:
     pktgen reflect blue:eth0
 
-Exit codes: 0 done; 2 bad usage or input, or it could not run.";
+Exit codes:
+  0  done
+  2  bad usage or input, or it could not run";
 
 /// Load generator: sends, counts and reflects frames with sequence numbers and times in them.
 #[derive(Debug, Clone, Parser)]
@@ -110,6 +125,12 @@ pub struct SendArgs {
     /// Time to send for (10 s when there is no --count)
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Queue of the interface to send on (AF_XDP); a veth delivers it to the same queue of its peer
+    #[arg(long, default_value_t = 0)]
+    pub queue: u32,
+    /// Core to send on
+    #[arg(long)]
+    pub core: Option<usize>,
     /// What to send.
     #[command(flatten)]
     pub traffic: TrafficArgs,
@@ -120,22 +141,16 @@ pub struct SendArgs {
     #[command(flatten)]
     pub search: SearchArgs,
     /// Percent of the frames that may be lost before the exit code is 1
-    #[arg(long, value_name = "PERCENT", requires = "receive", value_parser = percent)]
+    #[arg(help_heading = COUNTING, long, value_name = "PERCENT", requires = "receive", value_parser = percent)]
     pub max_loss: Option<f64>,
     /// Exit code 1 when a frame comes twice, damaged, or out of order within its flow
-    #[arg(long, requires = "receive")]
+    #[arg(help_heading = COUNTING, long, requires = "receive")]
     pub strict: bool,
     /// How long to wait for frames under way after the last one was sent
-    #[arg(long, value_parser = duration, default_value = "1s")]
+    #[arg(help_heading = COUNTING, long, value_parser = duration, default_value = "1s")]
     pub settle: Duration,
-    /// Queue of the interface to send on (AF_XDP); a veth delivers it to the same queue of its peer
-    #[arg(long, default_value_t = 0)]
-    pub queue: u32,
-    /// Core to send on
-    #[arg(long)]
-    pub core: Option<usize>,
     /// Core to receive on
-    #[arg(long)]
+    #[arg(help_heading = COUNTING, long)]
     pub receive_core: Option<usize>,
     /// What all commands share.
     #[command(flatten)]
@@ -212,6 +227,7 @@ pub struct ReflectArgs {
 
 /// What all commands share.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "General")]
 pub struct CommonArgs {
     /// Print the result as one JSON object, and no progress
     #[arg(long)]

@@ -32,7 +32,7 @@ pub struct TrafficArgs {
     #[arg(long, value_name = "MAC")]
     pub dst_mac: Option<Mac>,
     /// 802.1Q tags, given to the flows in turn (turns the tx-vlan offload of a sending veth off)
-    #[arg(long, value_name = "VLANS", value_parser = vlans, default_value = "")]
+    #[arg(long, value_name = "VLANS", value_parser = vlans, default_value = "", hide_default_value = true)]
     pub vlan: Vlans,
     /// Protocols by weight: udp, tcp, icmp, or a mix such as udp:7,tcp:2,icmp:1
     #[arg(long, value_name = "MIX", value_parser = protocols, default_value = "udp")]

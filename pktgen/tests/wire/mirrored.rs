@@ -36,13 +36,31 @@ fn the_search_ends_with_the_highest_rate_allowed_when_nothing_is_lost() {
     }
 }
 
+/// An interface that nothing leads to.
+fn aside(site: &Site) -> String {
+    site.blue.veth("aside0", &site.blue, "aside1").unwrap();
+    site.blue.ip("link set aside0 up\nlink set aside1 up").unwrap();
+    format!("{}:aside0", site.blue.name())
+}
+
+#[test]
+fn loss_beyond_what_is_allowed_is_exit_code_one() {
+    let site = Site::new(1500);
+    let line = format!(
+        "send RED --receive {} --src 10.0.0.1 --dst 10.1.0.1 --count 50 --rate 5kpps --settle 20ms",
+        aside(&site)
+    );
+    for (allowed, code) in [("", 0), ("--max-loss 100", 0), ("--max-loss 99", 1), ("--max-loss 0", 1)] {
+        let said = site.run(&format!("{line} {allowed}"));
+        assert_eq!((said.code, said.account("/received")), (code, [0, 0, 50, 0, 0, 0]), "{allowed}");
+        assert_eq!(said.float("/received/loss_percent"), 100.0);
+    }
+}
+
 #[test]
 fn the_search_says_so_when_everything_is_lost() {
     let site = Site::new(1500);
-    // Frames for a port that nothing leads to.
-    site.blue.veth("aside0", &site.blue, "aside1").unwrap();
-    site.blue.ip("link set aside0 up\nlink set aside1 up").unwrap();
-    let aside = format!("{}:aside0", site.blue.name());
+    let aside = aside(&site);
     let said = site.run(&format!(
         "send RED --receive {aside} --src 10.0.0.1 --dst 10.1.0.1 --search --rate 500pps --trial 50ms --settle 20ms"
     ));

@@ -39,6 +39,14 @@ fn sent_by_interface(site: &Site) -> u64 {
 }
 
 #[test]
+fn generic_mode_takes_in_the_same_frames() {
+    let site = Site::new(1500);
+    let said = site
+        .run(&format!("send RED --receive BLUE {MIX} --size imix --count 2000 --rate 5kpps --xdp generic"));
+    said.assert_all_came(2000);
+}
+
+#[test]
 fn every_queue_is_taken_in() {
     let site = Site::with_queues(1500, 2);
     for queue in [0, 1] {
