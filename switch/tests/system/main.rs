@@ -10,6 +10,7 @@ mod crash;
 mod frames;
 mod hostile;
 mod live;
+mod many;
 mod process;
 mod refusals;
 mod request;

@@ -2,6 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+const LOOKS: u32 = 25;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +20,20 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Looks at `/proc`.
-    pub(crate) fn by(pid: u32) -> Self {
+    /// What it holds for longer than a request takes.
+    pub(crate) fn lastingly_by(pid: u32) -> Self {
+        let mut least = Self::by(pid);
+        for _ in 0..LOOKS {
+            thread::sleep(BETWEEN_LOOKS);
+            let now = Self::by(pid);
+            least.descriptors = least.descriptors.min(now.descriptors);
+            least.sockets = least.sockets.min(now.sockets);
+            least.rings = least.rings.min(now.rings);
+        }
+        least
+    }
+
+    fn by(pid: u32) -> Self {
         let links: Vec<PathBuf> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
