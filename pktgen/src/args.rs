@@ -110,7 +110,7 @@ pub enum EngineKind {
 pub struct SendArgs {
     /// Where frames leave: INTERFACE, or NETNS:INTERFACE in another network namespace
     pub interface: Endpoint,
-    /// Count frames where they arrive: [NETNS:]INTERFACE, or `self` for frames that are reflected
+    /// Count frames where they arrive: at another INTERFACE or NETNS:INTERFACE, or at `self` when they are reflected
     #[arg(long, value_name = "ENDPOINT", value_parser = receive_at)]
     pub receive: Option<ReceiveAt>,
     /// How frames are made and sent

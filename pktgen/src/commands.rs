@@ -9,6 +9,8 @@ mod sink;
 
 use std::process::ExitCode;
 
+pub use send::measure;
+
 use crate::args::Command;
 use crate::engine::Watch;
 use crate::error::PktgenError;

@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::args::{EngineKind, SearchArgs, SendArgs};
 use crate::engine::{Order, Watch};
 use crate::error::PktgenError;
-use crate::progress::Progress;
+use crate::progress::{Progress, Shown};
 use crate::rate::{Rate, scaled};
 use crate::report::{Latency, print};
 use crate::stamp::Run;
@@ -55,12 +55,10 @@ struct Bounds {
     bad: Option<f64>,
 }
 
-pub(super) fn run(
-    args: &SendArgs,
-    mut session: Session,
-    watch: &Watch,
-    progress: Progress,
-) -> Result<Verdict, PktgenError> {
+pub(super) fn run(args: &SendArgs, watch: &Watch) -> Result<Verdict, PktgenError> {
+    let mut session = Session::open(args)?;
+    let shown = Shown { sent: Some(watch.clone()), received: session.shared() };
+    let progress = Progress::start(args.common.json, shown);
     let most_loss = args.max_loss.unwrap_or(0.0);
     let mut bounds = Bounds::default();
     let mut trials: Vec<TrialReport> = Vec::new();

@@ -19,12 +19,20 @@ pub(super) fn run(args: &SendArgs, watch: &Watch) -> Result<Verdict, PktgenError
     if args.replay.pcap.is_some() {
         return replay::run(args, watch);
     }
+    if args.search.search {
+        return search::run(args, watch);
+    }
+    let report = measure(args, watch)?;
+    print(args.common.json, &report, SendReport::lines).map_err(PktgenError::system("print the result"))?;
+    Ok(Verdict::good(is_good(args, &report)))
+}
+
+/// One run, with its report: what `pktgen send` does before it prints. Moves the calling thread into the network
+/// namespace it sends from, for good.
+pub fn measure(args: &SendArgs, watch: &Watch) -> Result<SendReport, PktgenError> {
     let mut session = Session::open(args)?;
     let shown = Shown { sent: Some(watch.clone()), received: session.shared() };
     let progress = Progress::start(args.common.json, shown);
-    if args.search.search {
-        return search::run(args, session, watch, progress);
-    }
     let rate = args.rate.unwrap_or(Rate::Max);
     let duration = args.duration.or(args.count.is_none().then_some(DEFAULT_DURATION));
     let order = Order { run: Run(0), frames: args.count, duration, rate };
@@ -32,7 +40,7 @@ pub(super) fn run(args: &SendArgs, watch: &Watch) -> Result<Verdict, PktgenError
     drop(progress);
     let flows = session.flows();
     let end = session.close()?;
-    let report = SendReport {
+    Ok(SendReport {
         engine: args.engine,
         rate: rate.to_string(),
         size: args.traffic.size.to_string(),
@@ -41,9 +49,7 @@ pub(super) fn run(args: &SendArgs, watch: &Watch) -> Result<Verdict, PktgenError
         received: trial.received,
         others: end.others,
         dropped: end.dropped,
-    };
-    print(args.common.json, &report, SendReport::lines).map_err(PktgenError::system("print the result"))?;
-    Ok(Verdict::good(is_good(args, &report)))
+    })
 }
 
 fn is_good(args: &SendArgs, report: &SendReport) -> bool {
