@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step of a test that fails fails the test")]
 
 mod account;
+mod kernel;
 mod mirrored;
 mod refusals;
 mod sent;
