@@ -1,8 +1,11 @@
 //! A pod that comes and goes under traffic: nothing leaks, and nobody else notices.
 
-use crate::process::{Held, resident_kib};
+use crate::process::{Held, resident_kib, xdp_sockets};
 use crate::site::{FAR, Site, wait_for};
 use crate::traffic::{blind, steady, udp_echo};
+
+/// Cycles after which the allocator has what it will ever need.
+const WARM_UP: u32 = 100;
 
 /// Cycles between which memory is looked at. The allocator keeps pages for a while: its low water tells of a leak.
 const LOOKS: u32 = 20;
@@ -24,15 +27,23 @@ fn attaching_and_detaching_leaks_nothing_and_disturbs_nobody() {
     let pod = site.snapshot.pods.pop().unwrap();
     let pid = site.status().pid;
 
+    for _ in 0..WARM_UP {
+        cycle(&mut site, &pod);
+    }
     let resident = least_resident(&mut site, &pod);
     let held = Held::lastingly_by(pid);
+    let in_kernel = |site: &Site| xdp_sockets(site.topology().node());
+    let kernel = in_kernel(&site);
     for _ in 0..cycles {
         cycle(&mut site, &pod);
     }
     let grown = least_resident(&mut site, &pod) - resident;
-    println!("{cycles} cycles: resident memory {resident} KiB, grown by {grown} KiB; {held:?}");
+    println!(
+        "{cycles} cycles: resident memory {resident} KiB, grown by {grown} KiB; {held:?}; {kernel} AF_XDP sockets"
+    );
     assert!(grown <= MOST_GROWTH_KIB, "resident memory grew by {grown} KiB");
     assert_eq!(Held::lastingly_by(pid), held);
+    assert!(wait_for(|| in_kernel(&site) == kernel), "{kernel} sockets before, {} after", in_kernel(&site));
 
     let (other, own) = (other.stop(), own.stop());
     println!("the other pod's flow: {other:?}; the pod's own: {own:?}");

@@ -1,9 +1,11 @@
-//! What the kernel says about the switch's process: memory, descriptors, mappings.
+//! What the kernel says about the switch's process: memory, descriptors, mappings, AF_XDP sockets.
 
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
+
+use espalier_lab::netns::NetNs;
 
 const LOOKS: u32 = 25;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -45,6 +47,13 @@ impl Held {
             rings: maps.lines().filter(|line| line.contains("socket:")).count(),
         }
     }
+}
+
+/// AF_XDP sockets of a namespace that exist in the kernel, whoever holds them.
+pub(crate) fn xdp_sockets(namespace: &NetNs) -> u64 {
+    let table = namespace.run(|| fs::read_to_string("/proc/thread-self/net/protocols")).unwrap().unwrap();
+    let line = table.lines().find(|line| line.starts_with("XDP ")).unwrap();
+    line.split_whitespace().nth(2).unwrap().parse().unwrap()
 }
 
 /// Resident memory in KiB.
