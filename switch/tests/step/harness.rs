@@ -184,6 +184,7 @@ pub(crate) fn local(slot: PodSlot) -> From {
 #[derive(Clone, Copy)]
 pub(crate) enum Load {
     Syn(u16, u16),
+    SynAck(u16, u16),
     Ack(u16, u16),
     Udp(u16, u16),
     Ping(u16),
@@ -208,6 +209,7 @@ pub(crate) fn frame(macs: ([u8; 6], [u8; 6]), source: &str, destination: &str, l
     let mut frame = Vec::new();
     match load {
         Load::Syn(from, to) => ip.tcp(from, to, 1, 1000).syn().write(&mut frame, b""),
+        Load::SynAck(from, to) => ip.tcp(from, to, 1, 1000).syn().ack(1).write(&mut frame, b""),
         Load::Ack(from, to) => ip.tcp(from, to, 1, 1000).ack(1).write(&mut frame, b"payload"),
         Load::Udp(from, to) => ip.udp(from, to).write(&mut frame, b"payload"),
         Load::Ping(id) if v6 => ip.icmpv6_echo_request(id, 1).write(&mut frame, b"ping"),

@@ -13,7 +13,7 @@ fn an_allowed_connection_crosses_both_ways() {
         assert_eq!((&out[..6], &out[6..12]), (&POD_MAC[0][..], &VETH_MAC[0][..]));
         assert_eq!(out[12..], syn[12..], "TTL, addresses and checksums stay");
 
-        let reply = tagged(WEB, from_pod(WEB, web, host, Load::Ack(80, 4000)));
+        let reply = tagged(WEB, from_pod(WEB, web, host, Load::SynAck(80, 4000)));
         let out = bench.forwarded(pod(WEB), &reply, None);
         assert_eq!((&out[..6], &out[6..12]), (&GATEWAY_MAC[..], &BRANCH_MAC[0][..]));
         assert_eq!(out[12..], reply[12..]);
