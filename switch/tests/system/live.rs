@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use espalier_api::control::PortState;
 use espalier_api::snapshot::OnRuleChange;
-use espalier_api::{Query, Snapshot};
+use espalier_api::{Query, Snapshot, Vlan};
 use espalier_lab::Scenario;
 use serde_json::json;
 
 use crate::site::{FAR, OPEN, POD_A, Site, growth, wait_for};
-use crate::traffic::{answers, connection, converses, udp, udp_echo};
+use crate::traffic::{answers, connection, converses, steady, udp, udp_echo};
 
 const UDP: &str = "10.0.1.10:7";
 pub(crate) const TCP: &str = "10.0.1.10:8080";
@@ -176,5 +176,32 @@ fn links_that_go_down_and_up_again_carry_on() {
         assert!(answers(a, "0.0.0.0:0", &to, b"after"), "through {interface}");
     }
     assert_eq!(site.status().problems, Vec::<String>::new());
+    site.assert_balanced();
+}
+
+#[test]
+fn a_branch_that_moves_to_another_vlan_is_closed_on_the_old_one() {
+    let mut site = Site::open();
+    let to = format!("{FAR}:7");
+    let _echo = udp_echo(site.namespace("far").unwrap(), &to);
+    let other = steady(site.namespace("t/b").unwrap(), "0.0.0.0:0", &to);
+    assert!(answers(site.namespace("t/a").unwrap(), "0.0.0.0:0", &to, b"before"));
+    let home = site.snapshot.pods[0].vlan;
+    // The VPC has no branch there, so nothing comes back and the gateway is not found.
+    site.change(|snapshot| snapshot.pods[0].vlan = Vlan::new(77).unwrap());
+    let before = site.status().steering;
+    let socket = udp(site.namespace("far").unwrap(), "0.0.0.0:0", Duration::from_millis(200));
+    let closed = || {
+        socket.send_to(b"to the old VLAN", UDP).unwrap();
+        growth(&before, &site.status().steering)
+            .get("trunk-unknown-vlan-pass")
+            .is_some_and(|count| *count >= 5)
+    };
+    assert!(wait_for(closed), "{:?}", growth(&before, &site.status().steering));
+    assert_eq!(site.pod("t/a").counters.tx, 0);
+    site.change(|snapshot| snapshot.pods[0].vlan = home);
+    assert!(answers(site.namespace("t/a").unwrap(), "0.0.0.0:0", &to, b"after"));
+    let other = other.stop();
+    assert!(other.sent > 0 && other.answered == other.sent, "{other:?}");
     site.assert_balanced();
 }
