@@ -162,7 +162,7 @@ impl Manager {
             });
         }
         self.check_room(&snapshot)?;
-        self.attach_trunk(&snapshot.trunk.interface)?;
+        let trunk = self.open_trunk(&snapshot.trunk.interface)?;
         self.remove_gone(&snapshot)?;
         let snapshot = Arc::new(snapshot);
         let judge = self.compile(&snapshot);
@@ -174,8 +174,10 @@ impl Manager {
         drop(self.worker.publish(tables).map_err(ManagerError::failed)?);
         self.rule_names.note(judge.model(), snapshot.generation.0 as u32);
         let generation = snapshot.generation;
-        self.enforced = Some(Enforced { snapshot, judge });
         self.keep_flows();
+        // Not before the earlier switch's flows are back: their packets would be judged like those of new ones.
+        self.serve_trunk(trunk)?;
+        self.enforced = Some(Enforced { snapshot, judge });
         self.steer()?;
         let new = self.attach_missing();
         let enforced_in_ms = started.elapsed().as_secs_f64() * 1000.0;
@@ -194,7 +196,7 @@ impl Manager {
         self.release_vanished();
         if let Some(enforced) = &self.enforced {
             let trunk = enforced.snapshot.trunk.interface.clone();
-            if let Err(error) = self.attach_trunk(&trunk) {
+            if let Err(error) = self.open_trunk(&trunk).and_then(|opened| self.serve_trunk(opened)) {
                 tracing::debug!(%error, "the trunk is still down");
             }
             self.attach_missing();

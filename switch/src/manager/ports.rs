@@ -14,19 +14,27 @@ use crate::netns;
 const GATEWAY_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Manager {
-    /// Steers the trunk and opens its socket, unless it is in use.
-    pub(super) fn attach_trunk(&mut self, name: &str) -> Result<(), ManagerError> {
+    /// Steers the trunk and opens its socket, unless it is in use. Its packets wait until it is given to
+    /// [`Self::serve_trunk`].
+    pub(super) fn open_trunk(&mut self, name: &str) -> Result<Option<(Port, Trunk)>, ManagerError> {
         if self.trunk.as_ref().is_some_and(|trunk| trunk.down.is_none()) {
-            return Ok(());
+            return Ok(None);
         }
         let found = interface(name).map_err(|error| InputError::new("trunk.interface", error.to_string()))?;
         let config = self.port_config();
         let port = Port::open(&self.umem, &found, 0, &config).map_err(ManagerError::failed)?;
         self.steering.set_trunk_socket(0, &port).map_err(ManagerError::failed)?;
-        self.worker.attach_trunk(port).map_err(ManagerError::failed)?.map_err(ManagerError::failed)?;
         let attachment = self.steering.attach_trunk(&found).map_err(ManagerError::failed)?;
         report(&found, &attachment);
-        self.trunk = Some(Trunk { interface: found, attachment, down: None });
+        Ok(Some((port, Trunk { interface: found, attachment, down: None })))
+    }
+
+    /// Has the worker serve a trunk that was opened.
+    pub(super) fn serve_trunk(&mut self, opened: Option<(Port, Trunk)>) -> Result<(), ManagerError> {
+        if let Some((port, trunk)) = opened {
+            self.worker.attach_trunk(port).map_err(ManagerError::failed)?.map_err(ManagerError::failed)?;
+            self.trunk = Some(trunk);
+        }
         Ok(())
     }
 
