@@ -236,9 +236,9 @@ impl Lab {
         &self.control
     }
 
-    /// The switch's process, where this handle started it.
+    /// The switch's process, the last one where this handle started several.
     pub fn switch_process(&mut self) -> Option<&mut Child> {
-        self.children.get_mut(1)
+        self.children.get_mut(1..)?.last_mut()
     }
 
     /// The namespace of a pod, a host, `node` or `vpc`.
