@@ -7,6 +7,7 @@
 mod bulk;
 mod churn;
 mod crash;
+mod flows;
 mod frames;
 mod hostile;
 mod live;

@@ -21,7 +21,8 @@ pub(crate) struct Running<T> {
 }
 
 impl<T: Send + 'static> Running<T> {
-    fn start(work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
+    /// Begins it.
+    pub(crate) fn start(work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         Self { stop, thread: Some(thread::spawn(move || work(&seen))) }
@@ -187,14 +188,16 @@ pub(crate) fn transfer(mut from: TcpStream, mut to: TcpStream, bytes: usize) {
 }
 
 /// Bytes that do not repeat (xorshift64*).
-struct Pattern(u64);
+pub(crate) struct Pattern(u64);
 
 impl Pattern {
-    fn new() -> Self {
+    /// From the beginning.
+    pub(crate) fn new() -> Self {
         Self(0x9e37_79b9_7f4a_7c15)
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) {
+    /// The next bytes.
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             self.0 ^= self.0 >> 12;
             self.0 ^= self.0 << 25;
