@@ -5,12 +5,17 @@
 
 use std::sync::Arc;
 
-/// Elements of a page. A power of two.
+/// A vector in pages of `N` elements, a power of two.
 #[derive(Debug, Clone)]
 pub(crate) struct Pages<T, const N: usize> {
-    pages: Vec<Arc<[T; N]>>,
+    pages: Vec<Arc<Page<T, N>>>,
     len: usize,
 }
+
+/// Aligned to cache lines, so that elements whose size divides a line never straddle two.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+struct Page<T, const N: usize>([T; N]);
 
 impl<T, const N: usize> Default for Pages<T, N> {
     fn default() -> Self {
@@ -21,20 +26,20 @@ impl<T, const N: usize> Default for Pages<T, N> {
 impl<T: Copy, const N: usize> Pages<T, N> {
     /// `len` times `value`, all in one shared page until written to.
     pub(crate) fn filled(len: usize, value: T) -> Self {
-        let page = Arc::new([value; N]);
+        let page = Arc::new(Page([value; N]));
         Self { pages: vec![page; len.div_ceil(N)], len }
     }
 
     /// The element at `index`, which the writer has allocated.
     #[inline]
     pub(crate) fn at(&self, index: u32) -> &T {
-        &self.pages[index as usize / N][index as usize % N]
+        &self.pages[index as usize / N].0[index as usize % N]
     }
 
     /// The elements from `index` to the end of its page.
     #[inline]
     pub(crate) fn rest_of_page(&self, index: u32) -> &[T] {
-        &self.pages[index as usize / N][index as usize % N..]
+        &self.pages[index as usize / N].0[index as usize % N..]
     }
 
     /// Overwrites one element.
@@ -44,20 +49,20 @@ impl<T: Copy, const N: usize> Pages<T, N> {
 
     /// The elements from `index` to the end of its page, for writing.
     pub(crate) fn at_mut(&mut self, index: u32) -> &mut [T] {
-        &mut Arc::make_mut(&mut self.pages[index as usize / N])[index as usize % N..]
+        &mut Arc::make_mut(&mut self.pages[index as usize / N]).0[index as usize % N..]
     }
 
     /// Overwrites a run, page by page; a run of whole pages shares one.
     pub(crate) fn fill(&mut self, first: usize, last: usize, value: T) {
-        let mut whole: Option<Arc<[T; N]>> = None;
+        let mut whole: Option<Arc<Page<T, N>>> = None;
         let mut at = first;
         while at <= last {
             let end = (at | (N - 1)).min(last);
             let page = &mut self.pages[at / N];
             if at.is_multiple_of(N) && end - at == N - 1 {
-                *page = whole.get_or_insert_with(|| Arc::new([value; N])).clone();
+                *page = whole.get_or_insert_with(|| Arc::new(Page([value; N]))).clone();
             } else {
-                Arc::make_mut(page)[at % N..=end % N].fill(value);
+                Arc::make_mut(page).0[at % N..=end % N].fill(value);
             }
             at = end + 1;
         }
@@ -66,7 +71,7 @@ impl<T: Copy, const N: usize> Pages<T, N> {
     /// Makes room for `len` elements; new ones are `value`.
     pub(crate) fn grow(&mut self, len: usize, value: T) {
         if len > self.len {
-            self.pages.resize_with(len.div_ceil(N), || Arc::new([value; N]));
+            self.pages.resize_with(len.div_ceil(N), || Arc::new(Page([value; N])));
             self.len = len;
         }
     }
@@ -86,10 +91,10 @@ impl<T: Copy, const N: usize> Pages<T, N> {
 
     /// Bytes of the distinct pages and the directory.
     pub(crate) fn bytes(&self) -> usize {
-        let mut seen: Vec<*const [T; N]> = self.pages.iter().map(Arc::as_ptr).collect();
+        let mut seen: Vec<*const Page<T, N>> = self.pages.iter().map(Arc::as_ptr).collect();
         seen.sort_unstable();
         seen.dedup();
-        seen.len() * size_of::<[T; N]>() + self.pages.len() * size_of::<Arc<[T; N]>>()
+        seen.len() * size_of::<Page<T, N>>() + self.pages.len() * size_of::<Arc<Page<T, N>>>()
     }
 }
 
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn a_clone_keeps_what_it_saw() {
         let mut pages: Pages<u32, 4> = Pages::filled(10, 7);
-        assert_eq!(pages.bytes(), 16 + 3 * 8);
+        assert_eq!(pages.bytes(), 64 + 3 * 8);
         let before = pages.clone();
         pages.set(5, 1);
         pages.fill(0, 3, 2);

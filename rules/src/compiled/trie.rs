@@ -1,8 +1,9 @@
 //! Longest-prefix match to a class, for prefixes shorter than an address.
 //!
 //! The first 16 bits index a table; below it, nodes of 8 bits keep only the places where the value changes and skip
-//! octets that all their prefixes share. A node of few runs is one cache line, entries included; a larger one is a
-//! 256-bit map with its population counts and, right behind, the entries. The writer's half is in [`build`].
+//! octets that all their prefixes share. A node of few runs is half a cache line or a whole one, entries included; a
+//! larger one is a 256-bit map with its population counts and, right behind, the entries. The writer's half is in
+//! [`build`].
 
 use super::LANES;
 use super::address::Address;
@@ -13,43 +14,68 @@ pub(crate) mod build;
 
 /// Marks an entry that names a node instead of a class.
 const CHILD: u32 = 1 << 31;
-/// With [`CHILD`]: the node is a large one.
+/// With [`CHILD`]: the kind of the node. None of both is a tiny one.
 const LARGE: u32 = 1 << 30;
+const SMALL: u32 = 1 << 29;
 /// The place of a node.
-const PLACE: u32 = LARGE - 1;
+const PLACE: u32 = SMALL - 1;
 /// Entries of a page of the first table: 4 KiB.
 const ENTRIES_PER_PAGE: usize = 1024;
-/// Small nodes of a page: 16 KiB, so that directories stay in the nearest caches.
+/// Tiny and small nodes of a page: 16 KiB, so that directories stay in the nearest caches.
+const TINY_PER_PAGE: usize = 512;
 const SMALL_PER_PAGE: usize = 256;
 /// Words of a page of large nodes: 16 KiB.
 const WORDS_PER_PAGE: usize = 4096;
 /// Slots of the first table.
 const ROOT_SLOTS: usize = 1 << 16;
-/// Most octets a node can skip: what fits its key.
-const SKIP_MAX: u8 = 8;
-/// Runs of a small node.
+/// Most octets a node can skip: what fits its key beside their number.
+const SKIP_MAX: u8 = 7;
+/// Runs of tiny and small nodes.
+const TINY_RUNS: usize = 4;
 const SMALL_RUNS: usize = 8;
 
 /// Octets that all prefixes of a node share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Skipped {
-    octets: u8,
-    key: u64,
-    /// The value where they differ.
+    /// The octets as a number, and how many they are in the low byte.
+    packed: u64,
+    /// The value where an address has others.
     otherwise: u32,
 }
 
-/// Up to eight runs of equal slots.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-struct Small {
-    /// First slots of the runs; unused ones are 255 and lead to copies of the last entry.
-    starts: [u8; SMALL_RUNS],
-    octets: u8,
-    key: u64,
-    entries: [u32; SMALL_RUNS],
-    otherwise: u32,
+impl Skipped {
+    fn new(octets: u8, key: u64, otherwise: u32) -> Self {
+        Self { packed: key << 8 | u64::from(octets), otherwise }
+    }
+
+    #[inline]
+    fn octets(self) -> u8 {
+        self.packed as u8
+    }
+
+    /// Whether the address has these octets at `depth`.
+    #[inline]
+    fn matches<A: Address>(self, address: A, depth: u8) -> bool {
+        self.octets() == 0 || address.octets(depth, self.octets()) == self.packed >> 8
+    }
 }
+
+/// Up to `N` runs of equal slots; `PAD` words fill the size up to a part of a cache line.
+#[derive(Debug, Clone, Copy)]
+struct Runs<const N: usize, const PAD: usize> {
+    /// [`Skipped`], without the gap that the struct would have here.
+    packed: u64,
+    otherwise: u32,
+    /// First slots of the runs; unused ones are 255 and lead to copies of the last entry.
+    starts: [u8; N],
+    entries: [u32; N],
+    _pad: [u32; PAD],
+}
+
+/// Half a cache line.
+type Tiny = Runs<TINY_RUNS, 0>;
+/// A cache line.
+type Small = Runs<SMALL_RUNS, 2>;
 
 /// Layout of a large node in words.
 mod large {
@@ -57,10 +83,9 @@ mod large {
     pub(super) const MAP: usize = 0;
     /// For each word of the map, the runs that begin before it, a byte each.
     pub(super) const BEFORE: usize = 8;
-    pub(super) const OCTETS: usize = 10;
-    pub(super) const OTHERWISE: usize = 11;
-    pub(super) const KEY: usize = 12;
-    pub(super) const ENTRIES: usize = 14;
+    /// What is skipped: two words, then the value where an address has other octets.
+    pub(super) const SKIPPED: usize = 10;
+    pub(super) const ENTRIES: usize = 13;
     /// Records begin at multiples of this: a header is one cache line.
     pub(super) const UNIT: usize = 16;
 }
@@ -69,6 +94,7 @@ mod large {
 #[derive(Debug, Clone)]
 pub(crate) struct Trie<A> {
     root: Pages<u32, ENTRIES_PER_PAGE>,
+    tiny: Pages<Tiny, TINY_PER_PAGE>,
     small: Pages<Small, SMALL_PER_PAGE>,
     large: Pages<u32, WORDS_PER_PAGE>,
     family: std::marker::PhantomData<A>,
@@ -87,9 +113,10 @@ impl Cursor {
         self.entry & CHILD == 0
     }
 
+    /// None for a tiny node, [`SMALL`] or [`LARGE`].
     #[inline]
-    fn is_at_large(self) -> bool {
-        self.entry & LARGE != 0
+    fn kind(self) -> u32 {
+        self.entry & (SMALL | LARGE)
     }
 }
 
@@ -125,6 +152,7 @@ impl<A: Address> Trie<A> {
     fn new(value: u32) -> Self {
         Self {
             root: Pages::filled(ROOT_SLOTS, value),
+            tiny: Pages::default(),
             small: Pages::default(),
             large: Pages::default(),
             family: std::marker::PhantomData,
@@ -136,9 +164,10 @@ impl<A: Address> Trie<A> {
     pub(crate) fn get(&self, address: A) -> u32 {
         let mut cursor = self.start(address);
         while !cursor.is_done() {
-            cursor = match cursor.is_at_large() {
-                false => self.step_small(address, cursor),
-                true => self.step_large(address, cursor),
+            cursor = match cursor.kind() {
+                LARGE => self.step_large(address, cursor),
+                SMALL => self.small.at(cursor.entry & PLACE).step(address, cursor.depth),
+                _ => self.tiny.at(cursor.entry & PLACE).step(address, cursor.depth),
             };
         }
         cursor.entry
@@ -153,10 +182,16 @@ impl<A: Address> Trie<A> {
         }
         let mut walking = Selection::of(0..addresses.len() as u8, &cursors, |cursor| !cursor.is_done());
         while walking.count > 0 {
-            let small = Selection::of(walking.iter(), &cursors, |cursor| !cursor.is_at_large());
-            let large = Selection::of(walking.iter(), &cursors, Cursor::is_at_large);
+            let tiny = Selection::of(walking.iter(), &cursors, |cursor| cursor.kind() == 0);
+            let small = Selection::of(walking.iter(), &cursors, |cursor| cursor.kind() == SMALL);
+            let large = Selection::of(walking.iter(), &cursors, |cursor| cursor.kind() == LARGE);
+            for lane in tiny.iter().map(usize::from) {
+                let Cursor { entry, depth } = cursors[lane];
+                cursors[lane] = self.tiny.at(entry & PLACE).step(addresses[lane], depth);
+            }
             for lane in small.iter().map(usize::from) {
-                cursors[lane] = self.step_small(addresses[lane], cursors[lane]);
+                let Cursor { entry, depth } = cursors[lane];
+                cursors[lane] = self.small.at(entry & PLACE).step(addresses[lane], depth);
             }
             for lane in large.iter().map(usize::from) {
                 cursors[lane] = self.step_large(addresses[lane], cursors[lane]);
@@ -174,30 +209,13 @@ impl<A: Address> Trie<A> {
     }
 
     #[inline]
-    fn step_small(&self, address: A, Cursor { entry, mut depth }: Cursor) -> Cursor {
-        let node = self.small.at(entry & PLACE);
-        if node.octets > 0 {
-            if address.octets(depth, node.octets) != node.key {
-                return Cursor { entry: node.otherwise, depth };
-            }
-            depth += node.octets;
-        }
-        let octet = address.octet(depth);
-        // The first run starts at 0, so at least one is counted.
-        let run = node.starts.iter().map(|start| u8::from(*start <= octet)).sum::<u8>().wrapping_sub(1);
-        Cursor { entry: node.entries[usize::from(run) & (SMALL_RUNS - 1)], depth: depth + 1 }
-    }
-
-    #[inline]
     fn step_large(&self, address: A, Cursor { entry, mut depth }: Cursor) -> Cursor {
         let node = self.large.rest_of_page(entry & PLACE);
-        let octets = node[large::OCTETS] as u8;
-        if octets > 0 {
-            if address.octets(depth, octets) != key_of(node) {
-                return Cursor { entry: node[large::OTHERWISE], depth };
-            }
-            depth += octets;
+        let skipped = skipped_of(node);
+        if !skipped.matches(address, depth) {
+            return Cursor { entry: skipped.otherwise, depth };
         }
+        depth += skipped.octets();
         let slot = address.octet(depth);
         let word = usize::from(slot >> 5);
         let up_to = node[large::MAP + word] & (u32::MAX >> (31 - (slot & 31)));
@@ -208,10 +226,37 @@ impl<A: Address> Trie<A> {
 
     /// Bytes of the tables.
     pub(crate) fn bytes(&self) -> usize {
-        self.root.bytes() + self.small.bytes() + self.large.bytes()
+        self.root.bytes() + self.tiny.bytes() + self.small.bytes() + self.large.bytes()
     }
 }
 
-fn key_of(node: &[u32]) -> u64 {
-    u64::from(node[large::KEY]) | u64::from(node[large::KEY + 1]) << 32
+impl<const N: usize, const PAD: usize> Runs<N, PAD> {
+    #[inline]
+    fn step<A: Address>(&self, address: A, mut depth: u8) -> Cursor {
+        let skipped = self.skipped();
+        if !skipped.matches(address, depth) {
+            return Cursor { entry: skipped.otherwise, depth };
+        }
+        depth += skipped.octets();
+        Cursor { entry: self.entry(address.octet(depth)), depth: depth + 1 }
+    }
+
+    #[inline]
+    fn skipped(&self) -> Skipped {
+        Skipped { packed: self.packed, otherwise: self.otherwise }
+    }
+
+    /// The first run starts at 0, so at least one is counted; `N` is a power of two.
+    #[inline]
+    fn entry(&self, slot: u8) -> u32 {
+        let run = self.starts.iter().map(|start| u8::from(*start <= slot)).sum::<u8>().wrapping_sub(1);
+        self.entries[usize::from(run) & (N - 1)]
+    }
+}
+
+/// What a large node skips.
+#[inline]
+fn skipped_of(node: &[u32]) -> Skipped {
+    let [low, high, otherwise] = [0, 1, 2].map(|word| node[large::SKIPPED + word]);
+    Skipped { packed: u64::from(low) | u64::from(high) << 32, otherwise }
 }

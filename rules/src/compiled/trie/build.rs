@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::{
-    CHILD, LARGE, PLACE, ROOT_SLOTS, SKIP_MAX, SMALL_RUNS, Skipped, Small, Trie, WORDS_PER_PAGE, key_of,
-    large,
+    CHILD, LARGE, PLACE, ROOT_SLOTS, Runs, SKIP_MAX, SMALL, SMALL_RUNS, Skipped, TINY_RUNS, Trie,
+    WORDS_PER_PAGE, large, skipped_of,
 };
 use crate::compiled::address::Address;
 use crate::compiled::pages::FreeList;
@@ -27,6 +27,7 @@ pub(crate) trait Leaf {
 #[derive(Debug)]
 pub(crate) struct Builder<A> {
     trie: Arc<Trie<A>>,
+    free_tiny: FreeList,
     free_small: FreeList,
     free_large: FreeRecords,
 }
@@ -39,6 +40,7 @@ impl<A: Address> Builder<A> {
     pub(crate) fn new<V: Leaf>(values: &Values<A, V>, fallback: u32) -> Self {
         let mut builder = Self {
             trie: Arc::new(Trie::new(fallback)),
+            free_tiny: FreeList::default(),
             free_small: FreeList::default(),
             free_large: FreeRecords::default(),
         };
@@ -110,7 +112,7 @@ impl<A: Address> Builder<A> {
         let mut slots = [inherited; 256];
         self.paint(items, depth + skip, &mut slots);
         let key = if skip == 0 { 0 } else { first.octets(depth, skip) };
-        self.encode(&slots, Skipped { octets: skip, key, otherwise: inherited })
+        self.encode(&slots, Skipped::new(skip, key, inherited))
     }
 
     /// Overlays `items` on the slots of a node at `depth`; what is longer than a slot becomes a child.
@@ -141,16 +143,14 @@ impl<A: Address> Builder<A> {
     ) -> u32 {
         let node = (old & CHILD != 0).then(|| self.decode(old));
         let on_path = |(skipped, _): &(Skipped, [u32; 256])| {
-            let end = depth + skipped.octets;
-            let shared = skipped.octets == 0 || change.address.octets(depth, skipped.octets) == skipped.key;
-            change.len > end * 8 && shared
+            change.len > (depth + skipped.octets()) * 8 && skipped.matches(change.address, depth)
         };
         let Some((skipped, mut slots)) = node.filter(on_path) else {
             self.release(old);
             let items = items_below(change.values, base, depth * 8);
             return self.build(&items, depth, (change.above)(depth * 8 + 1));
         };
-        let at = depth + skipped.octets;
+        let at = depth + skipped.octets();
         let slot = change.address.octet(at);
         if change.len > (at + 1) * 8 {
             let below = change.address.truncated((at + 1) * 8);
@@ -174,7 +174,7 @@ impl<A: Address> Builder<A> {
     /// A node for these slots, or the one value they all have.
     fn encode(&mut self, slots: &[u32; 256], skipped: Skipped) -> u32 {
         let uniform = slots.iter().all(|slot| *slot == slots[0]);
-        if uniform && (skipped.octets == 0 || slots[0] == skipped.otherwise) {
+        if uniform && (skipped.octets() == 0 || slots[0] == skipped.otherwise) {
             return slots[0];
         }
         let mut starts = [0u8; 256];
@@ -186,26 +186,19 @@ impl<A: Address> Builder<A> {
                 count += 1;
             }
         }
-        if count <= SMALL_RUNS {
-            self.encode_small(&starts[..count], &runs[..count], skipped)
-        } else {
-            self.encode_large(&starts[..count], &runs[..count], skipped)
+        let (starts, runs) = (&starts[..count], &runs[..count]);
+        let trie = Arc::make_mut(&mut self.trie);
+        match count {
+            0..=TINY_RUNS => {
+                let node = Runs::new(starts, runs, skipped);
+                self.free_tiny.insert(&mut trie.tiny, node) | CHILD
+            }
+            _ if count <= SMALL_RUNS => {
+                let node = Runs::new(starts, runs, skipped);
+                self.free_small.insert(&mut trie.small, node) | CHILD | SMALL
+            }
+            _ => self.encode_large(starts, runs, skipped),
         }
-    }
-
-    fn encode_small(&mut self, starts: &[u8], runs: &[u32], skipped: Skipped) -> u32 {
-        let last = runs[runs.len() - 1];
-        let mut node = Small {
-            starts: [u8::MAX; SMALL_RUNS],
-            octets: skipped.octets,
-            key: skipped.key,
-            entries: [last; SMALL_RUNS],
-            otherwise: skipped.otherwise,
-        };
-        node.starts[..starts.len()].copy_from_slice(starts);
-        node.entries[..runs.len()].copy_from_slice(runs);
-        let place = self.free_small.insert(&mut Arc::make_mut(&mut self.trie).small, node);
-        place | CHILD
     }
 
     fn encode_large(&mut self, starts: &[u8], runs: &[u32], skipped: Skipped) -> u32 {
@@ -218,10 +211,12 @@ impl<A: Address> Builder<A> {
             record[large::BEFORE + word / 4] |= before << (word % 4 * 8);
             before += record[large::MAP + word].count_ones();
         }
-        record[large::OCTETS] = skipped.octets.into();
-        record[large::OTHERWISE] = skipped.otherwise;
-        record[large::KEY] = skipped.key as u32;
-        record[large::KEY + 1] = (skipped.key >> 32) as u32;
+        let Skipped { packed, otherwise } = skipped;
+        record[large::SKIPPED..large::ENTRIES].copy_from_slice(&[
+            packed as u32,
+            (packed >> 32) as u32,
+            otherwise,
+        ]);
         record[large::ENTRIES..large::ENTRIES + runs.len()].copy_from_slice(runs);
         let words = &mut Arc::make_mut(&mut self.trie).large;
         let place = self.free_large.insert(words, &record[..large::ENTRIES + runs.len()]);
@@ -230,17 +225,14 @@ impl<A: Address> Builder<A> {
 
     /// What a node skips, and its slots.
     fn decode(&self, entry: u32) -> (Skipped, [u32; 256]) {
-        let mut slots = [0; 256];
-        if entry & LARGE == 0 {
-            let node = self.trie.small.at(entry & PLACE);
-            for (slot, value) in (0..=u8::MAX).zip(&mut slots) {
-                let run = node.starts.iter().filter(|start| **start <= slot).count() - 1;
-                *value = node.entries[run];
-            }
-            let skipped = Skipped { octets: node.octets, key: node.key, otherwise: node.otherwise };
-            return (skipped, slots);
+        let place = entry & PLACE;
+        match entry & (SMALL | LARGE) {
+            0 => return self.trie.tiny.at(place).decode(),
+            SMALL => return self.trie.small.at(place).decode(),
+            _ => {}
         }
-        let node = self.trie.large.rest_of_page(entry & PLACE);
+        let node = self.trie.large.rest_of_page(place);
+        let mut slots = [0; 256];
         let mut next = large::ENTRIES;
         for slot in 0..256 {
             slots[slot] = if node[large::MAP + slot / 32] >> (slot % 32) & 1 == 1 {
@@ -250,8 +242,7 @@ impl<A: Address> Builder<A> {
                 slots[slot - 1]
             };
         }
-        let octets = node[large::OCTETS] as u8;
-        (Skipped { octets, key: key_of(node), otherwise: node[large::OTHERWISE] }, slots)
+        (skipped_of(node), slots)
     }
 
     /// Gives back an entry's node and all below it.
@@ -272,12 +263,37 @@ impl<A: Address> Builder<A> {
 
     fn release_node(&mut self, entry: u32) {
         let place = entry & PLACE;
-        if entry & LARGE == 0 {
-            return self.free_small.release(place);
+        match entry & (SMALL | LARGE) {
+            0 => return self.free_tiny.release(place),
+            SMALL => return self.free_small.release(place),
+            _ => {}
         }
         let node = self.trie.large.rest_of_page(place);
         let runs: u32 = node[large::MAP..large::BEFORE].iter().map(|word| word.count_ones()).sum();
         self.free_large.release(place, large::ENTRIES + runs as usize);
+    }
+}
+
+impl<const N: usize, const PAD: usize> Runs<N, PAD> {
+    fn new(starts: &[u8], runs: &[u32], skipped: Skipped) -> Self {
+        let mut node = Self {
+            packed: skipped.packed,
+            otherwise: skipped.otherwise,
+            starts: [u8::MAX; N],
+            entries: [runs[runs.len() - 1]; N],
+            _pad: [0; PAD],
+        };
+        node.starts[..starts.len()].copy_from_slice(starts);
+        node.entries[..runs.len()].copy_from_slice(runs);
+        node
+    }
+
+    fn decode(&self) -> (Skipped, [u32; 256]) {
+        let mut slots = [0; 256];
+        for (slot, value) in (0..=u8::MAX).zip(&mut slots) {
+            *value = self.entry(slot);
+        }
+        (self.skipped(), slots)
     }
 }
 
@@ -407,7 +423,7 @@ mod tests {
     fn what_is_removed_is_given_back() {
         let mut values: Values<u32, u32> = Values::new();
         let mut builder = Builder::new(&values, 9);
-        let mut after_first_round = (0, 0);
+        let mut after_first_round = (0, 0, 0);
         for round in 0..5 {
             for i in 0..400u32 {
                 let prefix = (0x0a00_0000 | (i * 0x91) << 8, 24);
@@ -418,7 +434,8 @@ mod tests {
                 values.remove(&prefix);
                 builder.refresh(&values, prefix, |_| 9);
             }
-            let used = (builder.trie().small.len(), builder.trie().large.len());
+            let trie = builder.trie();
+            let used = (trie.tiny.len(), trie.small.len(), trie.large.len());
             if round == 0 {
                 after_first_round = used;
             }
@@ -427,8 +444,9 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_a_cache_line() {
-        assert_eq!(size_of::<Small>(), 64);
+    fn nodes_are_parts_of_cache_lines() {
+        assert_eq!(size_of::<super::super::Tiny>(), 32);
+        assert_eq!(size_of::<super::super::Small>(), 64);
         const { assert!(large::ENTRIES <= large::UNIT) };
     }
 }
