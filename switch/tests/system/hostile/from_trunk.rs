@@ -169,6 +169,10 @@ fn fragments(macs: &Macs) -> Vec<Case> {
     };
     let hidden = [HOSTILE, &[0; 9]].concat();
     let tiny = V4 { fragment: (1, 0, true), ..V4::new(FAR, POD_A, TCP, vec![0; 8]) };
+    let first = |id: u16| {
+        let allowed = V4 { fragment: (id, 0, true), ..V4::udp(FAR, POD_A, ALLOWED, &[0; 16]) };
+        to_a(macs, IPV4, &allowed.bytes())
+    };
     let denied = V4 { fragment: (7, 0, true), ..V4::udp(FAR, POD_A, DENIED, &hidden) };
     vec![
         Case::new(
@@ -182,7 +186,20 @@ fn fragments(macs: &Macs) -> Vec<Case> {
         Case {
             what: "the fragments of a denied packet",
             reason: "denied-ingress",
-            frames: vec![to_a(macs, IPV4, &denied.bytes()), part((7, 3, false), hidden)],
+            dropped: 2,
+            frames: vec![to_a(macs, IPV4, &denied.bytes()), part((7, 3, false), hidden.clone())],
+        },
+        Case {
+            what: "a fragment over the first one",
+            reason: "fragment-invalid",
+            dropped: 1,
+            frames: vec![first(8), part((8, 1, false), hidden)],
+        },
+        Case {
+            what: "a first fragment twice, with a proper end",
+            reason: "fragment-invalid",
+            dropped: 1,
+            frames: vec![first(9), first(9), part((9, 3, false), vec![0; 8])],
         },
     ]
 }
