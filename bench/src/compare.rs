@@ -1,3 +1,4 @@
 //! The comparisons, by area.
 
+pub mod flows;
 pub mod rules;

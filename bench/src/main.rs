@@ -39,12 +39,17 @@ enum Command {
 enum Area {
     /// Security group lookups, compiles and updates.
     Rules,
+    /// Connection tracking and the whole step, beside the kernel's conntrack and nftables.
+    Flows,
 }
 
 #[expect(clippy::print_stdout, reason = "the result is what this program is for")]
 fn main() -> Result<()> {
-    let Command::Compare { area: Area::Rules, json, runs } = Arguments::parse().command;
-    let report = compare::rules::run(ALLOCATOR, runs.max(1))?;
+    let Command::Compare { area, json, runs } = Arguments::parse().command;
+    let report = match area {
+        Area::Rules => compare::rules::run(ALLOCATOR, runs.max(1))?,
+        Area::Flows => compare::flows::run(ALLOCATOR, runs.max(1))?,
+    };
     if json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

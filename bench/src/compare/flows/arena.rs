@@ -1,0 +1,56 @@
+//! Frames in one piece of memory, made once: what the UMEM is to the worker, without a kernel.
+//!
+//! The step sees them through [`Memory`]. A packet is as large as the worker's own, so that moving it costs the same.
+
+use std::marker::PhantomData;
+
+use espalier_switch::step::Memory;
+
+/// Gives the step access to frames that borrow the arena.
+#[derive(Debug, Default)]
+pub(super) struct Arena<'f>(PhantomData<Frame<'f>>);
+
+/// A frame of the arena.
+#[derive(Debug)]
+pub(super) struct Frame<'f> {
+    bytes: &'f mut [u8],
+    len: usize,
+    _as_large_as_the_workers: [u64; 5],
+}
+
+const _: () = assert!(size_of::<Frame<'_>>() == size_of::<espalier_xsk::Packet>());
+
+impl<'f> Frame<'f> {
+    /// `memory` cut into frames of `stride` bytes.
+    pub(super) fn cut(memory: &'f mut [u8], stride: usize) -> impl Iterator<Item = Self> {
+        let whole = memory.chunks_exact_mut(stride);
+        whole.map(|bytes| Self { bytes, len: 0, _as_large_as_the_workers: [0; 5] })
+    }
+
+    /// Becomes a copy of `frame`; the caller changes it further.
+    pub(super) fn copy(&mut self, frame: &[u8]) -> &mut [u8] {
+        self.len = frame.len().min(self.bytes.len());
+        self.bytes[..self.len].copy_from_slice(&frame[..self.len]);
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl<'f> Memory for Arena<'f> {
+    type Packet = Frame<'f>;
+
+    fn head<'a>(&'a self, packet: &'a Frame<'f>) -> &'a [u8] {
+        &packet.bytes[..packet.len]
+    }
+
+    fn head_mut<'a>(&'a self, packet: &'a mut Frame<'f>) -> &'a mut [u8] {
+        &mut packet.bytes[..packet.len]
+    }
+
+    fn len(&self, packet: &Frame<'f>) -> usize {
+        packet.len
+    }
+
+    fn segments<'a>(&'a self, packet: &'a Frame<'f>) -> impl Iterator<Item = &'a [u8]> {
+        std::iter::once(self.head(packet))
+    }
+}

@@ -1,0 +1,61 @@
+//! The flow table alone: lookup and state update of established flows, in batches.
+
+use std::hint::black_box;
+
+use anyhow::{Result, ensure};
+use espalier_api::Direction::Egress;
+use espalier_switch::flow::{FlowKey, FlowTable, Found, Outcome, PacketFacts, tcp_flag::ACK};
+
+use super::packets::TCP;
+use super::world::{NOW, World, ends, node};
+use super::{BATCH, ROUND, ROUNDS, sized};
+use crate::measure::{Subject, in_turns, nanoseconds_each};
+use crate::random::Random;
+use crate::report::Report;
+
+/// Both families at one number of flows.
+pub(super) fn run(report: &mut Report, case: &str, flows: u32, runs: usize) -> Result<()> {
+    let snapshot = node()?;
+    let mut subjects = Vec::new();
+    for (name, v6) in [("espalier v4", false), ("espalier v6", true)] {
+        let config = if v6 { sized(1, 2 * flows) } else { sized(2 * flows, 1) };
+        let mut world = World::new(&snapshot, &config)?;
+        world.establish(flows, v6, TCP)?;
+        let mut random = Random::new(51);
+        subjects.push(Subject::new(name, move || sample(&mut world.shard.flows, &mut random, flows, v6)));
+    }
+    let samples = in_turns(&mut subjects, runs)?;
+    for (subject, samples) in subjects.iter().zip(samples) {
+        report.row(case, subject.name, "ns", samples);
+    }
+    Ok(())
+}
+
+/// One run over flows drawn at random.
+fn sample(table: &mut FlowTable, random: &mut Random, flows: u32, v6: bool) -> Result<f64> {
+    let mut keys: Vec<FlowKey> = Vec::with_capacity(ROUND);
+    let mut spent = 0.0;
+    let mut passed = 0;
+    for _ in 0..ROUNDS {
+        keys.clear();
+        keys.extend((0..ROUND).map(|_| ends(random.below(flows as usize) as u32, v6, TCP).key()));
+        spent += nanoseconds_each(ROUND, || passed += update(table, black_box(&keys)));
+    }
+    ensure!(passed == ROUND * ROUNDS, "{passed} of {} packets found their flow", ROUND * ROUNDS);
+    Ok(spent / ROUNDS as f64)
+}
+
+/// What the step does of it; how many packets passed.
+fn update(table: &mut FlowTable, keys: &[FlowKey]) -> usize {
+    let facts = PacketFacts { direction: Egress, tcp_flags: ACK, bytes: 64 };
+    let mut found = [Found::Miss; BATCH];
+    let mut passed = 0;
+    for keys in keys.chunks(BATCH) {
+        table.find_batch(keys, &mut found);
+        for (key, found) in keys.iter().zip(found) {
+            let Found::Hit(handle) = table.confirm(key, found) else { continue };
+            passed += usize::from(matches!(table.on_packet(handle, &facts, NOW), Outcome::Pass(_)));
+        }
+    }
+    passed
+}
