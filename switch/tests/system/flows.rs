@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::request::send;
-use crate::site::{OPEN, Site};
+use crate::site::{FAR, OPEN, POD_A, POD_B, Site};
 
 mod errors;
 mod extensions;
@@ -23,6 +23,21 @@ mod tcp;
 const POD_A6: &str = "2001:db8:1:1::10";
 const POD_B6: &str = "2001:db8:1:1::11";
 const FAR6: &str = "2001:db8:1:2::20";
+
+/// Who speaks to whom: out of the node, into it, and inside it, in both families.
+const WAYS: [(&str, &str, &str); 6] = [
+    ("t/a", "far", FAR),
+    ("far", "t/a", POD_A),
+    ("t/a", "t/b", POD_B),
+    ("t/a", "far", FAR6),
+    ("far", "t/a", POD_A6),
+    ("t/a", "t/b", POD_B6),
+];
+
+/// A socket's address as text.
+fn at(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
 
 /// The places of [`OPEN`] under these rules, each with the prefixes of the VPC added.
 fn scenario(rules: &[&str]) -> Scenario {

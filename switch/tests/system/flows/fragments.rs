@@ -6,9 +6,9 @@ use std::time::Duration;
 use espalier_lab::netns::NetNs;
 use espalier_lab::packet_socket::PacketSocket;
 
-use super::{FAR6, POD_A6, POD_B6, marked, scenario};
+use super::{WAYS, at, marked, scenario};
 use crate::frames::{IPV4, UDP, V4, ethernet, inject, udp as datagram};
-use crate::site::{FAR, PATIENCE, POD_A, POD_B, Site, growth, wait_for};
+use crate::site::{FAR, PATIENCE, POD_A, Site, growth, wait_for};
 use crate::traffic::{answers, udp, udp_echo};
 
 const LENGTH: usize = 20_000;
@@ -20,19 +20,6 @@ const ROUNDS: usize = 20;
 fn site() -> Site {
     let udp = "IpProtocol: udp, FromPort: 7, ToPort: 7";
     Site::up(scenario(&[&format!("IsEgress: true, {udp}"), udp]))
-}
-
-const WAYS: [(&str, &str, &str); 6] = [
-    ("t/a", "far", FAR),
-    ("far", "t/a", POD_A),
-    ("t/a", "t/b", POD_B),
-    ("t/a", "far", FAR6),
-    ("far", "t/a", POD_A6),
-    ("t/a", "t/b", POD_B6),
-];
-
-fn at(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 fn any(address: &str) -> &'static str {

@@ -10,23 +10,9 @@ use espalier_lab::netns::NetNs;
 use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{FAR6, IN, OUT, POD_A6, POD_B6, all_in, count, list, scenario, seen};
+use super::{FAR6, IN, OUT, POD_A6, WAYS, all_in, at, count, list, scenario, seen};
 use crate::site::{FAR, PATIENCE, POD_A, POD_B, Site, wait_for};
 use crate::traffic::{connection, converses, transfer};
-
-/// Who connects to whom: out of the node, into it, and inside it, in both families.
-const WAYS: [(&str, &str, &str); 6] = [
-    ("t/a", "far", FAR),
-    ("far", "t/a", POD_A),
-    ("t/a", "t/b", POD_B),
-    ("t/a", "far", FAR6),
-    ("far", "t/a", POD_A6),
-    ("t/a", "t/b", POD_B6),
-];
-
-fn at(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
-}
 
 /// A socket with timeouts, bound where it may be bound again at once.
 fn bound(namespace: &NetNs, local: &str) -> Socket {
