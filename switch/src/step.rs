@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use espalier_api::Direction;
+
 use crate::counters::{Blame, ShardCounters};
 use crate::flow::fragment::Fragments;
 use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot};
@@ -114,23 +116,28 @@ pub struct ShardParts<P> {
 
 /// A batch between its stages; kept for its memory.
 struct Batch<P> {
-    guarded: Vec<Guarded<P>>,
+    guarded: Vec<Guarded>,
+    packets: Vec<P>,
     keys: Vec<FlowKey>,
     found: Vec<Found>,
 }
 
-/// A packet that passed the guard, and where its keys lie: as egress of one pod, as ingress of another.
-struct Guarded<P> {
-    held: Held<P>,
-    keys: [Option<usize>; 2],
+/// What is known of a packet that passed the guard, and where its keys lie: as egress of one pod, as ingress of another.
+struct Guarded {
+    parsed: Packet,
+    path: Path,
+    keys: [usize; 2],
 }
 
+/// The place of a key that is not there.
+const NO_KEY: usize = usize::MAX;
+
 /// What the lookup found: for the egress of one pod, for the ingress of another.
-type Known = [Option<(FlowKey, Found)>; 2];
+type Known<'a> = [Option<(&'a FlowKey, Found)>; 2];
 
 impl<P> Default for Batch<P> {
     fn default() -> Self {
-        Self { guarded: Vec::new(), keys: Vec::new(), found: Vec::new() }
+        Self { guarded: Vec::new(), packets: Vec::new(), keys: Vec::new(), found: Vec::new() }
     }
 }
 
@@ -169,17 +176,18 @@ pub fn step<M: Memory>(
     }
     batch.found.resize(batch.keys.len(), Found::Miss);
     shard.flows.find_batch(&batch.keys, &mut batch.found);
-    for guarded in batch.guarded.drain(..) {
-        let Guarded { held, keys } = guarded;
-        if held.parsed.fragment != packet::Fragment::None {
+    for (guarded, packet) in batch.guarded.iter().zip(batch.packets.drain(..)) {
+        let Guarded { parsed, path, .. } = guarded;
+        if parsed.fragment != packet::Fragment::None {
+            let held = Held { parsed: *parsed, path: *path, packet };
             fragment::fragment(memory, shard, tables, now, held, decided);
             continue;
         }
-        let known = keys.map(|at| at.map(|at| (batch.keys[at], batch.found[at])));
-        let head = memory.head(&held.packet);
-        let verdict = policies(shard, tables, now, &held.parsed, held.path, head, known);
-        finish(memory, shard, tables, held, verdict, decided);
+        let known = guarded.keys.map(|at| Some((batch.keys.get(at)?, *batch.found.get(at)?)));
+        let verdict = policies(shard, tables, now, parsed, *path, memory.head(&packet), known);
+        finish(memory, shard, tables, (parsed, *path), packet, verdict, decided);
     }
+    batch.guarded.clear();
     batch.keys.clear();
     batch.found.clear();
     shard.batch = batch;
@@ -204,15 +212,21 @@ fn admit<M: Memory>(
         }
         Err(Stop::Drop(reason, blame)) => shard.refuse(packet, reason, blame, decided),
         Ok((parsed, path)) => {
-            let legs = [
-                path.source.map(|slot| track::Leg::egress(slot, &parsed, &[])),
-                path.destination.map(|slot| track::Leg::ingress(slot, &parsed, &[])),
-            ];
-            let keys = legs.map(|leg| {
-                batch.keys.push(leg?.key()?);
-                Some(batch.keys.len() - 1)
-            });
-            batch.guarded.push(Guarded { held: Held { parsed, path, packet }, keys });
+            let mut keys = [NO_KEY; 2];
+            if let Some(slot) = path.source
+                && let Some(key) = track::key(slot, Direction::Egress, &parsed)
+            {
+                keys[0] = batch.keys.len();
+                batch.keys.push(key);
+            }
+            if let Some(slot) = path.destination
+                && let Some(key) = track::key(slot, Direction::Ingress, &parsed)
+            {
+                keys[1] = batch.keys.len();
+                batch.keys.push(key);
+            }
+            batch.guarded.push(Guarded { parsed, path, keys });
+            batch.packets.push(packet);
         }
     }
 }
@@ -249,7 +263,7 @@ fn policies<P>(
     parsed: &Packet,
     path: Path,
     head: &[u8],
-    known: Known,
+    known: Known<'_>,
 ) -> Verdict {
     let [source, destination] = known;
     if let Some(slot) = path.source {
@@ -269,13 +283,13 @@ fn finish<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
-    held: Held<M::Packet>,
+    (parsed, path): (&Packet, Path),
+    mut packet: M::Packet,
     verdict: Verdict,
     decided: &mut Decided<M::Packet>,
 ) {
-    let Held { parsed, path, mut packet } = held;
     let hop =
-        verdict.and_then(|()| forward::forward(memory, &shard.links, tables, &parsed, path, &mut packet));
+        verdict.and_then(|()| forward::forward(memory, &shard.links, tables, parsed, path, &mut packet));
     match hop {
         Ok(blame) => decided.push((packet, Outcome::Forward { to: path.destination, blame })),
         Err((reason, blame)) => shard.refuse(packet, reason, blame, decided),
@@ -304,9 +318,9 @@ impl<P> Shard<P> {
 }
 
 /// The far end of a packet, seen from a pod.
-fn remote(packet: &Packet, direction: espalier_api::Direction) -> IpAddr {
+fn remote(packet: &Packet, direction: Direction) -> IpAddr {
     match direction {
-        espalier_api::Direction::Ingress => packet.source,
-        espalier_api::Direction::Egress => packet.destination,
+        Direction::Ingress => packet.source,
+        Direction::Egress => packet.destination,
     }
 }

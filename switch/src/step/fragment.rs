@@ -76,7 +76,8 @@ pub(super) fn fragment<M: Memory>(
         refuse(shard, reason, item, decided);
     }
     for (item, verdict) in ready {
-        finish(memory, shard, tables, item, verdict, decided);
+        let Held { parsed, path, packet } = item;
+        finish(memory, shard, tables, (&parsed, path), packet, verdict, decided);
     }
 }
 

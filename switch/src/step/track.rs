@@ -33,28 +33,6 @@ impl<'a> Leg<'a> {
         Self { slot, direction: Direction::Ingress, packet, head }
     }
 
-    /// The flow it would belong to. ICMP messages other than queries make none: nothing answers them.
-    pub(super) fn key(&self) -> Option<FlowKey> {
-        let Packet { source, destination, protocol, .. } = *self.packet;
-        let (local, remote) = match self.direction {
-            Direction::Ingress => (destination, source),
-            Direction::Egress => (source, destination),
-        };
-        match self.packet.upper {
-            Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
-                let (local_port, remote_port) = match self.direction {
-                    Direction::Ingress => (destination, source),
-                    Direction::Egress => (source, destination),
-                };
-                Some(FlowKey::tcp_udp(self.slot, local, remote, protocol, local_port, remote_port))
-            }
-            Upper::Icmp { kind, id, .. } => {
-                FlowKey::query(self.slot, local, remote, protocol, (kind, id), self.direction)
-            }
-            Upper::Opaque => Some(FlowKey::addresses_only(self.slot, local, remote, protocol)),
-        }
-    }
-
     /// The packet as the policy sees it.
     fn tuple(&self) -> Tuple {
         let remote = remote(self.packet, self.direction);
@@ -85,6 +63,27 @@ impl<'a> Leg<'a> {
     }
 }
 
+/// The flow that a packet would belong to. ICMP messages other than queries make none: nothing answers them.
+#[inline]
+pub(super) fn key(slot: PodSlot, direction: Direction, packet: &Packet) -> Option<FlowKey> {
+    let Packet { source, destination, protocol, .. } = *packet;
+    let (local, remote) = match direction {
+        Direction::Ingress => (destination, source),
+        Direction::Egress => (source, destination),
+    };
+    match packet.upper {
+        Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
+            let (local_port, remote_port) = match direction {
+                Direction::Ingress => (destination, source),
+                Direction::Egress => (source, destination),
+            };
+            Some(FlowKey::tcp_udp(slot, local, remote, protocol, local_port, remote_port))
+        }
+        Upper::Icmp { kind, id, .. } => FlowKey::query(slot, local, remote, protocol, (kind, id), direction),
+        Upper::Opaque => Some(FlowKey::addresses_only(slot, local, remote, protocol)),
+    }
+}
+
 /// Passes the packet for one pod, or says why not. `known` is what the batch's lookup found; packets before this one may
 /// have changed the table since.
 pub(super) fn track<P>(
@@ -92,12 +91,16 @@ pub(super) fn track<P>(
     tables: &Tables,
     now: Now,
     leg: &Leg<'_>,
-    known: Option<(FlowKey, Found)>,
+    known: Option<(&FlowKey, Found)>,
 ) -> Result<(), DropReason> {
     let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
-    let known = known.or_else(|| leg.key().map(|key| (key, Found::Miss)));
-    let Some((key, found)) = known else { return stateless(shard, tables, now, pod, leg) };
-    if let Found::Hit(handle) = shard.flows.confirm(&key, found) {
+    let Some((key, found)) = known else {
+        return match key(leg.slot, leg.direction, leg.packet) {
+            Some(key) => track(shard, tables, now, leg, Some((&key, Found::Miss))),
+            None => stateless(shard, tables, now, pod, leg),
+        };
+    };
+    if let Found::Hit(handle) = shard.flows.confirm(key, found) {
         judge_again(shard, tables, now, pod, handle);
         match shard.flows.on_packet(handle, &leg.facts(), now) {
             Outcome::Pass(_) => return Ok(()),
@@ -105,7 +108,7 @@ pub(super) fn track<P>(
             Outcome::Over(_) => {}
         }
     }
-    begin(shard, tables, now, pod, leg, &key)
+    begin(shard, tables, now, pod, leg, key)
 }
 
 /// ICMP other than queries: an error about a live flow passes with it, anything else needs a rule. Neither makes state.
