@@ -140,6 +140,7 @@ impl Packet {
 
 /// Parses a frame of `total` bytes whose first bytes are `head`. `tagged`: the frame carries the tag that the steering
 /// program wrote; any other tag is the sender's own and is refused.
+#[inline]
 pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReason> {
     let l3 = if tagged { ETHERNET_HEADER + VLAN_TAG } else { ETHERNET_HEADER };
     let ethertype = u16::from_be_bytes(array(head, l3 - 2).ok_or(DropReason::FrameTooShort)?);
@@ -152,6 +153,7 @@ pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReas
     }
 }
 
+#[inline]
 fn ipv4(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
     let header: [u8; 20] = array(head, l3).ok_or(DropReason::Ipv4HeaderInvalid)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
@@ -289,6 +291,7 @@ fn ipv6_fragment(header: &[u8; 8]) -> Fragment {
 }
 
 /// Reads the upper-layer header, which must be whole unless this is a later fragment.
+#[inline]
 fn finish(head: &[u8], mut packet: Packet) -> Result<Packet, DropReason> {
     if is_later(packet.fragment) {
         return Ok(packet);
@@ -304,6 +307,7 @@ fn finish(head: &[u8], mut packet: Packet) -> Result<Packet, DropReason> {
     Ok(packet)
 }
 
+#[inline]
 fn tcp(upper: &[u8]) -> Result<Upper, DropReason> {
     let header: [u8; 20] = array(upper, 0).ok_or(DropReason::TcpHeaderInvalid)?;
     let header_len = usize::from(header[12] >> 4) * 4;
@@ -317,6 +321,7 @@ fn tcp(upper: &[u8]) -> Result<Upper, DropReason> {
     })
 }
 
+#[inline]
 fn udp(upper: &[u8]) -> Result<Upper, DropReason> {
     let header: [u8; 8] = array(upper, 0).ok_or(DropReason::UdpHeaderInvalid)?;
     Ok(Upper::Udp {

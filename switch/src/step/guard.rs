@@ -11,6 +11,7 @@ use crate::responder::{self, Ends, Side};
 use crate::tables::{PodTable, Tables};
 
 /// Parses the frame and checks who sends it to whom.
+#[inline]
 pub(super) fn guard<P>(
     head: &[u8],
     total: usize,
@@ -44,6 +45,7 @@ pub(super) fn guard<P>(
 }
 
 /// Parses; what the responder handles ends here.
+#[inline]
 fn upper_layers<P>(
     head: &[u8],
     total: usize,
@@ -65,6 +67,7 @@ fn upper_layers<P>(
 }
 
 /// EC2's source/destination check, towards the pod.
+#[inline]
 fn towards_pod(head: &[u8], packet: &Packet, pod: &PodTable) -> Result<(), DropReason> {
     refuse_multicast(head, packet.destination)?;
     if array(head, 0) != Some(pod.mac) {
@@ -80,6 +83,7 @@ fn towards_pod(head: &[u8], packet: &Packet, pod: &PodTable) -> Result<(), DropR
 }
 
 /// EC2's source/destination check, from the pod. Its MAC is learned from its first frame if it has not answered yet.
+#[inline]
 fn from_pod(
     head: &[u8],
     packet: &Packet,
