@@ -4,8 +4,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
+use espalier_api::InputError;
 use espalier_switch::config::{Config, ConfigError};
-use espalier_switch::manager::Manager;
+use espalier_switch::manager::{Manager, ManagerError};
 use espalier_switch::{control, watch};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,11 +26,14 @@ fn main() -> ExitCode {
     }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = if error.is::<espalier_api::InputError>() { BAD_INPUT } else { 1 };
-            complain(&format!("{error:#}"), code)
-        }
+        Err(error) => complain(&format!("{error:#}"), exit_code(&error)),
     }
+}
+
+/// 2 where the input is at fault, 1 where the machine is.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let refused = matches!(error.downcast_ref(), Some(ManagerError::Refused(_)));
+    if refused || error.is::<InputError>() { BAD_INPUT } else { 1 }
 }
 
 #[expect(clippy::print_stderr, reason = "the last words of a process that ends")]
@@ -38,9 +42,9 @@ fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn start_log(filter: &str) -> Result<(), espalier_api::InputError> {
+fn start_log(filter: &str) -> Result<(), InputError> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| espalier_api::InputError::new("log", format!("{filter:?}: {error}")))?;
+        .map_err(|error| InputError::new("log", format!("{filter:?}: {error}")))?;
     let colours =
         std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
@@ -85,4 +89,17 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     let manager = manager.into_inner().map_err(|_| anyhow::anyhow!("the manager is in an unknown state"))?;
     manager.stop();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_input_is_told_from_a_failing_machine() {
+        let refused = || InputError::new("max-flows", "needs more memory than there is");
+        assert_eq!(exit_code(&refused().into()), 2);
+        assert_eq!(exit_code(&ManagerError::Refused(refused()).into()), 2);
+        assert_eq!(exit_code(&ManagerError::Failed("no memory".to_owned()).into()), 1);
+    }
 }
