@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{GroupId, PodName, RuleId};
+use crate::protocol;
 use crate::rule::Direction;
 
 /// What `explain` is asked: would this packet pass? Fields that do not apply are absent.
@@ -40,10 +41,10 @@ impl std::str::FromStr for QueryProtocol {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(Self(match text.to_ascii_lowercase().as_str() {
-            "tcp" => 6,
-            "udp" => 17,
-            "icmp" => 1,
-            "icmpv6" => 58,
+            "tcp" => protocol::TCP,
+            "udp" => protocol::UDP,
+            "icmp" => protocol::ICMP,
+            "icmpv6" => protocol::ICMPV6,
             number => number.parse().map_err(|_| {
                 format!("protocol {text:?} is unknown: expected tcp, udp, icmp, icmpv6 or a number 0 to 255")
             })?,
@@ -54,10 +55,10 @@ impl std::str::FromStr for QueryProtocol {
 impl std::fmt::Display for QueryProtocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            6 => f.pad("tcp"),
-            17 => f.pad("udp"),
-            1 => f.pad("icmp"),
-            58 => f.pad("icmpv6"),
+            protocol::TCP => f.pad("tcp"),
+            protocol::UDP => f.pad("udp"),
+            protocol::ICMP => f.pad("icmp"),
+            protocol::ICMPV6 => f.pad("icmpv6"),
             number => f.pad(&number.to_string()),
         }
     }
@@ -71,18 +72,22 @@ impl Serialize for QueryProtocol {
 
 impl<'de> Deserialize<'de> for QueryProtocol {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Number(u64),
-            Text(String),
-        }
-        let text = match Raw::deserialize(deserializer)? {
-            Raw::Number(number) => number.to_string(),
-            Raw::Text(text) => text,
-        };
-        text.parse().map_err(serde::de::Error::custom)
+        number_or_text(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// What may be written as a number or as a name, as text.
+pub fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Raw {
+        Number(u64),
+        Text(String),
+    }
+    Ok(match Raw::deserialize(deserializer)? {
+        Raw::Number(number) => number.to_string(),
+        Raw::Text(text) => text,
+    })
 }
 
 /// The answer to a [`Query`].

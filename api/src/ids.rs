@@ -3,6 +3,7 @@
 //! Each checks itself while it is parsed (serde or `FromStr`), so a value of the type is a valid one.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -163,6 +164,12 @@ impl Mac {
     pub fn octets(self) -> [u8; 6] {
         self.0
     }
+
+    /// The link-local address that an interface with this address forms (RFC 4291 appendix A: modified EUI-64).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
 }
 
 impl FromStr for Mac {
@@ -221,6 +228,12 @@ impl fmt::Display for Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_local_address_follows_its_mac() {
+        let mac: Mac = "06:25:0a:ff:00:01".parse().unwrap();
+        assert_eq!(mac.link_local().to_string(), "fe80::425:aff:feff:1");
+    }
 
     #[test]
     fn vlans_outside_1_to_4094_are_refused() {

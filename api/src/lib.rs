@@ -11,6 +11,7 @@ pub mod explain;
 pub mod file;
 pub mod flows;
 pub mod ids;
+pub mod protocol;
 pub mod rule;
 pub mod snapshot;
 mod validate;

@@ -4,13 +4,13 @@
 
 use std::fmt;
 
-use espalier_api::{Answer, Direction, Explained, PodName, Query, RuleTarget, Verdict};
+use espalier_api::{Answer, Direction, Explained, PodName, Query, RuleTarget, Verdict, protocol};
 use thiserror::Error;
 
 use crate::engine::{Decision, Engine, PolicyId, RuleRef};
 use crate::lower::LoweredRule;
 use crate::model::Model;
-use crate::tuple::{Tuple, protocol};
+use crate::tuple::Tuple;
 
 mod nearest;
 

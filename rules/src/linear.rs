@@ -5,12 +5,12 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use espalier_api::Direction;
+use espalier_api::protocol;
 
 use crate::engine::{Decision, Engine, PolicyId, RuleRef};
 use crate::lower::LoweredRule;
 use crate::model::{Model, in_direction};
-use crate::tuple::{Tuple, protocol};
+use crate::tuple::Tuple;
 
 /// Evaluates a [`Model`] rule by rule.
 #[derive(Debug, Clone)]
@@ -36,12 +36,8 @@ impl Linear {
         if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
             return true;
         }
-        let opposite = match packet.direction {
-            Direction::Ingress => Direction::Egress,
-            Direction::Egress => Direction::Ingress,
-        };
         let world_here = self.matching(policy, packet).any(|(_, rule)| rule.is_world(packet.remote));
-        let world_back = in_direction(self.model.rules_of_policy(policy), opposite)
+        let world_back = in_direction(self.model.rules_of_policy(policy), packet.direction.opposite())
             .any(|(_, rule)| rule.is_world(packet.remote) && rule.predicate.covers_all_of(packet.protocol));
         !(world_here && world_back) || self.model.is_always_tracked(packet.remote)
     }
@@ -67,6 +63,7 @@ impl Engine for Linear {
 mod tests {
     use super::*;
     use crate::testing::snapshot;
+    use espalier_api::Direction;
     use espalier_api::Direction::{Egress, Ingress};
 
     /// `rule id`, with `!` if the flow is untracked; `-` for a deny.

@@ -7,10 +7,12 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use espalier_api::{Direction, GroupId, IcmpMatch, ProtocolMatch, RuleId, RuleTarget, SecurityGroupRule};
+use espalier_api::{
+    Direction, GroupId, IcmpMatch, ProtocolMatch, RuleId, RuleTarget, SecurityGroupRule, protocol,
+};
 use ipnet::IpNet;
 
-use crate::tuple::{Tuple, icmp_selector, protocol};
+use crate::tuple::{Tuple, icmp_selector};
 
 /// Protocol and selectors of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,11 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use espalier_api::{Pod, Snapshot, Unfiltered};
+use espalier_api::{Pod, Snapshot, Unfiltered, protocol};
 use ipnet::IpNet;
 
 use crate::engine::ServiceRef;
-use crate::tuple::{Tuple, protocol};
+use crate::tuple::Tuple;
 
 /// The list in force. Matches both ways: to the service's port, and from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -98,14 +98,8 @@ fn routers(pod: &Pod) -> Vec<IpAddr> {
         IpNet::V4(net) => IpAddr::V4(u32::from(net.network()).wrapping_add(1).into()),
         IpNet::V6(net) => IpAddr::V6(u128::from(net.network()).wrapping_add(1).into()),
     }));
-    routers.extend(pod.gateway.mac.map(|mac| IpAddr::V6(eui64_link_local(mac.octets()))));
+    routers.extend(pod.gateway.mac.map(|mac| IpAddr::V6(mac.link_local())));
     routers
-}
-
-/// The link-local address a MAC address gives (RFC 4291, appendix A).
-fn eui64_link_local(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 fn link_local(last: u8) -> IpAddr {
@@ -176,11 +170,5 @@ mod tests {
         let mut snapshot = snapshot("");
         snapshot.vpc.unfiltered = Some(vec![]);
         assert_eq!(name(&Services::new(&snapshot), ports(Egress, "169.254.169.253", 17, 1, 53)), None);
-    }
-
-    #[test]
-    fn the_routers_link_local_address_follows_its_mac() {
-        let address = eui64_link_local([0x06, 0x25, 0x0a, 0xff, 0, 1]);
-        assert_eq!(address.to_string(), "fe80::425:aff:feff:1");
     }
 }

@@ -6,14 +6,6 @@ use std::net::IpAddr;
 
 use espalier_api::Direction;
 
-/// IP protocol numbers with ports or types (IANA "Assigned Internet Protocol Numbers").
-pub(crate) mod protocol {
-    pub(crate) const ICMP: u8 = 1;
-    pub(crate) const TCP: u8 = 6;
-    pub(crate) const UDP: u8 = 17;
-    pub(crate) const ICMPV6: u8 = 58;
-}
-
 /// One packet, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tuple {
@@ -75,6 +67,7 @@ pub(crate) fn icmp_selector(icmp_type: u8, code: u8) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use espalier_api::protocol;
 
     #[test]
     fn the_remote_port_is_the_other_ends() {

@@ -5,7 +5,9 @@
 
 use std::net::IpAddr;
 
-use crate::packet::{Fragment, Packet, protocol};
+use espalier_api::protocol;
+
+use crate::packet::{Fragment, Packet};
 
 /// Whether `bytes`, checksum field included, sum to zero.
 pub fn verifies(bytes: &[u8]) -> bool {

@@ -129,17 +129,6 @@ pub enum Refused {
     PodUnknown,
 }
 
-impl Refused {
-    /// The label in metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Full => "flow-table-full",
-            Self::PodQuota => "flow-quota",
-            Self::PodUnknown => "port-unknown",
-        }
-    }
-}
-
 /// Why a flow of an earlier life was not entered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NotRestored {

@@ -160,7 +160,7 @@ fn requests(ends: &Ends<'_>, send: &mut impl FnMut(Originated)) {
                 arp_request(Side::Pod, ends, POD_GATEWAY_V4, own),
             ),
             IpAddr::V6(own) => (
-                neighbour_solicit(Side::Trunk, ends, ends.pod.link_local(), ends.pod.gateway_v6),
+                neighbour_solicit(Side::Trunk, ends, ends.pod.link_local, ends.pod.gateway_v6),
                 neighbour_solicit(Side::Pod, ends, POD_GATEWAY_V6, own),
             ),
         };

@@ -6,19 +6,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::reason::DropReason;
+use espalier_api::protocol;
 
-/// IP protocol numbers the switch looks into (IANA "Assigned Internet Protocol Numbers").
-pub mod protocol {
-    /// ICMP.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMPv6.
-    pub const ICMPV6: u8 = 58;
-}
+use crate::reason::DropReason;
 
 const ETHERNET_HEADER: usize = 14;
 const VLAN_TAG: usize = 4;

@@ -7,6 +7,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
+use espalier_api::Mac;
 
 use crate::flow::PodSlot;
 use crate::neighbour::Link;
@@ -86,5 +87,5 @@ impl Ends<'_> {
 
 /// Whether a MAC address can belong to one interface.
 fn is_unicast(mac: [u8; 6]) -> bool {
-    mac[0] & 1 == 0 && mac != [0; 6]
+    Mac::new(mac).is_some()
 }

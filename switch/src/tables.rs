@@ -34,6 +34,8 @@ pub struct PodTable {
     pub vlan: u16,
     /// MAC of the branch ENI.
     pub mac: [u8; 6],
+    /// The branch's link-local address.
+    pub link_local: Ipv6Addr,
     /// The pod's addresses.
     pub addresses: Box<[IpAddr]>,
     /// IPv4 next hop.
@@ -54,12 +56,6 @@ impl PodTable {
     /// Whether the pod owns the address.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
-    }
-
-    /// The branch's link-local address (RFC 4291 appendix A: modified EUI-64 of its MAC).
-    pub fn link_local(&self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.mac;
-        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
     }
 }
 
@@ -119,6 +115,7 @@ fn pod_table(pod: &Pod, policy: Option<PolicyId>, defaults: Timeouts) -> PodTabl
     PodTable {
         vlan: pod.vlan.get(),
         mac: pod.mac.octets(),
+        link_local: pod.mac.link_local(),
         addresses: pod.addresses.clone().into(),
         gateway_v4: pod.gateway_v4(),
         gateway_v6: pod.gateway_v6(),

@@ -41,7 +41,7 @@ fn part(offset: u16, len: u32, more: bool) -> Part {
 }
 
 fn none(reason: FragmentDrop, item: u32) {
-    unreachable!("{item} was dropped: {}", reason.label());
+    unreachable!("{item} was dropped: {reason:?}");
 }
 
 /// A first fragment of 1480 bytes with a verdict; returns what was released.

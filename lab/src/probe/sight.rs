@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use espalier_api::protocol::{ICMP, ICMPV6, TCP, UDP};
 use etherparse::{EtherType, LaxSlicedPacket, ether_type};
 
 use crate::LabError;
@@ -15,12 +16,6 @@ use crate::packet_socket::PacketSocket;
 
 /// How often the thread looks whether it is still wanted.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// IP protocol numbers.
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 
 /// One kind of packet: protocol, addresses, and the destination port or the ICMP type and code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

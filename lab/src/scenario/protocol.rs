@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use espalier_api::QueryProtocol;
+use espalier_api::explain::number_or_text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Protocol of a probe.
@@ -78,16 +79,6 @@ impl Serialize for ProbeProtocol {
 
 impl<'de> Deserialize<'de> for ProbeProtocol {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Number(u64),
-            Text(String),
-        }
-        let text = match Raw::deserialize(deserializer)? {
-            Raw::Number(number) => number.to_string(),
-            Raw::Text(text) => text,
-        };
-        text.parse().map_err(de::Error::custom)
+        number_or_text(deserializer)?.parse().map_err(de::Error::custom)
     }
 }

@@ -39,13 +39,6 @@ pub(crate) fn row(policy: PolicyId, direction: Direction) -> Row {
     policy.0 * 2 + u32::from(direction == Direction::Egress)
 }
 
-fn opposite(direction: Direction) -> Direction {
-    match direction {
-        Direction::Ingress => Direction::Egress,
-        Direction::Egress => Direction::Ingress,
-    }
-}
-
 fn world(family: Family) -> TargetId {
     match family {
         Family::V4 => WORLD_V4,
@@ -238,7 +231,7 @@ impl Policy {
             return Vec::new();
         }
         let back =
-            world_rules(opposite(direction)).any(|rule| rule.predicate.covers_all_of(SLOT_PROTOCOLS[slot]));
+            world_rules(direction.opposite()).any(|rule| rule.predicate.covers_all_of(SLOT_PROTOCOLS[slot]));
         if !back {
             return Vec::new();
         }

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use espalier_api::protocol;
 use rustc_hash::FxHashMap;
 
 use super::classes::{ClassRef, Event};
 use super::interner::Interner;
 use super::pages::Pages;
 use super::ports::{PortSetWriter, PortSets, PortsRef, Verdict};
-use crate::tuple::{Tuple, protocol};
+use crate::tuple::Tuple;
 
 /// Entries of a page: 4 KiB.
 const CELLS_PER_PAGE: usize = 1024;

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use espalier_api::protocol;
+
 use crate::lower::LoweredRule;
-use crate::tuple::protocol;
 
 /// Protocols whose selectors are told apart; the others are one set of protocol numbers.
 const NAMED: [u8; 4] = [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6];

@@ -9,6 +9,7 @@ mod ranges;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use espalier_api::protocol::{ICMP, ICMPV6, TCP, UDP};
 use espalier_api::rule::Direction;
 
 use super::key::PodSlot;
@@ -16,10 +17,6 @@ use super::queue::{Fifo, Links};
 use super::time::Now;
 use ranges::{Added, Ranges};
 
-const TCP: u8 = 6;
-const ICMP: u8 = 1;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 /// The largest payload offset plus length that any receiver can put together (RFC 791, RFC 8200).
 const MOST_BYTES: u32 = 65_535;
 
@@ -99,24 +96,6 @@ pub enum FragmentDrop {
     Evicted,
     /// Its pod was removed.
     PodRemoved,
-}
-
-impl FragmentDrop {
-    /// The label in metrics and traces.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Orphan => "fragment-orphan",
-            Self::Malformed => "fragment-malformed",
-            Self::Tiny => "fragment-tiny",
-            Self::Overlap => "fragment-overlap",
-            Self::Duplicate => "fragment-duplicate",
-            Self::Scattered => "fragment-scattered",
-            Self::HeldLimit => "fragment-held-limit",
-            Self::PacketLimit => "fragment-packet-limit",
-            Self::Evicted => "fragment-evicted",
-            Self::PodRemoved => "fragment-pod-removed",
-        }
-    }
 }
 
 /// What to do with a later fragment.

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use espalier_api::protocol::{ICMP, ICMPV6};
 use espalier_api::rule::{Direction, Family};
 
 /// Dense index of a pod on this worker.
@@ -72,8 +73,6 @@ pub(super) struct KeyV6 {
 /// The `meta` of a free entry, which no key has.
 pub(super) const NO_KEY: u64 = u64::MAX;
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 // RFC 792 and RFC 4443; the other queries of ICMP are deprecated (RFC 6918).
 const ECHO_REPLY: u8 = 0;
 const ECHO: u8 = 8;

@@ -6,17 +6,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use espalier_api::protocol::{ICMP, ICMPV6, TCP, UDP};
 use espalier_api::rule::Direction;
 
 use super::key::{FlowKey, PodSlot};
 use super::table::FlowTable;
 use super::time::Now;
 use super::{FlowHandle, Found};
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 
 /// Type, code, checksum and four bytes that depend on the type.
 const ICMP_HEADER: usize = 8;
@@ -54,19 +50,6 @@ pub enum Unrelated {
     EmbeddedForged,
     /// No live flow sent such a packet.
     NoFlow,
-}
-
-impl Unrelated {
-    /// The label in metrics and traces.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NotAnError => "not-an-error",
-            Self::Truncated => "embedded-truncated",
-            Self::EmbeddedInvalid => "embedded-invalid",
-            Self::EmbeddedForged => "embedded-forged",
-            Self::NoFlow => "no-flow",
-        }
-    }
 }
 
 /// Whether a type is an error about another packet: destination unreachable, packet too big, time exceeded or

@@ -4,6 +4,7 @@
 //! flags of both ends and no sequence numbers. A forged RST therefore does not end a connection at once: traffic of
 //! both ends after it proves that it was not believed, and the connection counts as established again.
 
+use espalier_api::protocol::{ICMP, ICMPV6, TCP, UDP};
 use espalier_api::rule::Direction;
 
 /// TCP flag bits (RFC 9293 section 3.1).
@@ -19,12 +20,6 @@ pub mod tcp_flag {
 }
 
 use tcp_flag::{ACK, FIN, RST, SYN};
-
-/// Protocol numbers the states depend on.
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 
 /// What is known of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,25 +102,6 @@ impl FlowState {
         Self::Untracked,
         Self::Revoked,
     ];
-
-    /// The label in listings and metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::SynSent => "syn-sent",
-            Self::SynReceived => "syn-received",
-            Self::PickedUp => "picked-up",
-            Self::Established => "established",
-            Self::HalfClosed => "half-closed",
-            Self::Closing => "closing",
-            Self::Reset => "reset",
-            Self::Udp => "udp",
-            Self::UdpStream => "udp-stream",
-            Self::Icmp => "icmp",
-            Self::Other => "other",
-            Self::Untracked => "untracked",
-            Self::Revoked => "revoked",
-        }
-    }
 
     /// Whether a packet with these flags surely changes nothing, unless the flow has rested for long.
     #[inline]
@@ -303,7 +279,7 @@ mod tests {
     #[test]
     fn states_and_classes_are_in_the_order_of_their_numbers() {
         for (number, state) in FlowState::ALL.iter().enumerate() {
-            assert_eq!(*state as usize, number, "{}", state.label());
+            assert_eq!(*state as usize, number, "{state:?}");
         }
         for (number, class) in Class::ALL.iter().enumerate() {
             assert_eq!(*class as usize, number);

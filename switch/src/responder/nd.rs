@@ -93,7 +93,7 @@ fn from_trunk(
             if let Some(mac) = link_layer(*lladdr).filter(|_| source == gateway) {
                 ends.link.learn_gateway_v6(mac);
             }
-            let asked = ends.owns_v6(*target_addr) || *target_addr == ends.pod.link_local();
+            let asked = ends.owns_v6(*target_addr) || *target_addr == ends.pod.link_local;
             if !asked || source.is_unspecified() {
                 return Ok(None);
             }

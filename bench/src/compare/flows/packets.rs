@@ -14,10 +14,7 @@ use etherparse::PacketBuilder;
 use super::arena::Frame;
 use super::world::{GATEWAY_MAC, branch_mac, pod_mac, veth_mac, vlan};
 
-/// IP protocol numbers (IANA).
-pub(super) const TCP: u8 = 6;
-/// UDP.
-pub(super) const UDP: u8 = 17;
+pub(super) use espalier_api::protocol::{TCP, UDP};
 
 const ETHERNET: usize = 14;
 const TAG: usize = 4;

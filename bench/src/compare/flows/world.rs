@@ -138,7 +138,7 @@ impl<'f> World<'f> {
         };
         for flow in 0..flows {
             let entered = self.shard.flows.insert(&ends(flow, v6, protocol).key(), &opening, NOW);
-            let handle = entered.map_err(|refused| anyhow::anyhow!("flow {flow}: {}", refused.label()))?;
+            let handle = entered.map_err(|refused| anyhow::anyhow!("flow {flow}: {refused:?}"))?;
             // The answer and two more packets each way: established TCP, or a UDP stream.
             for (direction, flags) in [(Egress, SYN | ACK), (Ingress, ACK), (Egress, ACK)] {
                 self.shard.flows.on_packet(handle, &packet(direction, flag(flags)), NOW);
