@@ -1,5 +1,7 @@
 //! Flows on request: listing, counting and dropping, in stretches that never stall a worker.
 
+use std::collections::HashMap;
+
 use espalier_api::flows::{Flow, FlowCount, FlowFilter, FlowListing, FlowPage, FlowState, FlowsDropped};
 use espalier_api::{Direction, InputError, PodName, QueryProtocol};
 
@@ -16,13 +18,19 @@ impl Manager {
         let filter = self.flow_match(&listing.filter)?;
         let limit = listing.limit.clamp(1, STRETCH);
         let stretch = self.worker.list_flows(filter, listing.cursor, limit).map_err(ManagerError::failed)?;
-        let flows = stretch.flows.iter().filter_map(|flow| self.flow(flow)).collect();
+        let pods = self.pods_by_slot();
+        let flows = stretch
+            .flows
+            .iter()
+            .filter_map(|flow| Some(self.flow(flow, pods.get(&flow.key.slot())?)))
+            .collect();
         Ok(FlowPage { flows, next: stretch.next })
     }
 
     /// How many flows fit.
     pub fn count_flows(&self, filter: &FlowFilter) -> Result<FlowCount, ManagerError> {
         let filter = self.flow_match(filter)?;
+        let pods = self.pods_by_slot();
         let mut count = FlowCount::default();
         let mut cursor = Some(0);
         while let Some(at) = cursor {
@@ -31,8 +39,8 @@ impl Manager {
             for flow in &stretch.flows {
                 count.flows += 1;
                 *count.by_state.entry(state(flow.state)).or_default() += 1;
-                if let Some(pod) = self.pod_in(flow.key.slot()) {
-                    *count.by_pod.entry(pod.clone()).or_default() += 1;
+                if let Some(pod) = pods.get(&flow.key.slot()) {
+                    *count.by_pod.entry(PodName::clone(pod)).or_default() += 1;
                 }
             }
             cursor = stretch.next;
@@ -88,11 +96,11 @@ impl Manager {
         })
     }
 
-    fn pod_in(&self, slot: PodSlot) -> Option<&PodName> {
-        self.pods.iter().find(|(_, port)| port.slot == slot).map(|(name, _)| name)
+    fn pods_by_slot(&self) -> HashMap<PodSlot, &PodName> {
+        self.pods.iter().map(|(name, port)| (port.slot, name)).collect()
     }
 
-    fn flow(&self, flow: &FlowRecord) -> Option<Flow> {
+    fn flow(&self, flow: &FlowRecord, pod: &PodName) -> Flow {
         let (local_port, remote_port, icmp_id) = match flow.key.selector() {
             Selector::Ports { local, remote } => (Some(local), Some(remote), None),
             Selector::Query { id, .. } => (None, None, Some(id)),
@@ -100,8 +108,8 @@ impl Manager {
         };
         let rule = self.rule_names.name(flow.rule, flow.generation);
         let (ingress, egress) = (Direction::Ingress as usize, Direction::Egress as usize);
-        Some(Flow {
-            pod: self.pod_in(flow.key.slot())?.clone(),
+        Flow {
+            pod: pod.clone(),
             direction: flow.initiator(),
             protocol: QueryProtocol(flow.key.protocol()),
             local: flow.key.local(),
@@ -118,7 +126,7 @@ impl Manager {
             egress_bytes: flow.bytes[egress],
             age_ms: flow.age_ms,
             idle_ms: flow.idle_ms,
-        })
+        }
     }
 }
 

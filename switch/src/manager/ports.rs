@@ -171,6 +171,9 @@ impl Manager {
 
     /// Waits, within reason, until the branches in these slots know their next hop, so that no first packet is lost.
     pub(super) fn await_gateways(&self, slots: &[PodSlot]) -> Result<(), ManagerError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
         let deadline = Instant::now() + GATEWAY_PATIENCE;
         while Instant::now() < deadline {
             let report = self.worker.report().map_err(ManagerError::failed)?;

@@ -31,7 +31,7 @@ impl Manager {
                 kernel: kernel(report.trunk),
             }),
             pods: self.pods.len(),
-            groups: model.map_or(0, |model| model.groups().len()),
+            groups: self.snapshot().map_or(0, |snapshot| snapshot.security_groups.len()),
             rules: model.map_or(0, espalier_rules::Model::rule_count),
             workers: vec![self.worker_status(&report)],
             frames: frames(self.umem.owners()),

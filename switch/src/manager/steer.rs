@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use espalier_api::PodName;
+use espalier_xsk::SteeredPod;
 
 use super::{Manager, ManagerError, State};
 
@@ -24,10 +25,13 @@ impl Manager {
             self.steering.set_branch(vlan, false).map_err(ManagerError::failed)?;
         }
         self.detach_strangers()?;
-        for vlan in branches {
+        let new_branches: Vec<u16> = branches.difference(self.steering.branches()).copied().collect();
+        for vlan in new_branches {
             self.steering.set_branch(vlan, true).map_err(ManagerError::failed)?;
         }
-        for address in addresses {
+        let new_addresses: Vec<IpAddr> =
+            addresses.difference(self.steering.local_addresses()).copied().collect();
+        for address in new_addresses {
             self.steering.set_local_address(address, true).map_err(ManagerError::failed)?;
         }
         Ok(())
@@ -44,11 +48,14 @@ impl Manager {
                 State::Down(_) => None,
             })
             .collect();
+        let unattached: Vec<SteeredPod> =
+            self.steering.pods().filter(|pod| !attached.contains(&pod.interface)).collect();
+        if unattached.is_empty() {
+            return Ok(());
+        }
         let wanted: BTreeSet<u32> = self.wanted_interfaces();
-        let strangers: Vec<u32> = self
-            .steering
-            .pods()
-            .filter(|pod| !attached.contains(&pod.interface))
+        let strangers: Vec<u32> = unattached
+            .into_iter()
             .filter(|pod| !wanted.contains(&pod.interface) || !ours.contains(&pod.slot))
             .map(|pod| pod.interface)
             .collect();
