@@ -4,6 +4,7 @@
 //! sees a VLAN 0, a reversed port range or a rule with two targets; a refusal names the field and the fix
 //! ([`InputError`]). Nothing here does I/O except [`file`], which reads snapshot files.
 
+pub mod agent;
 pub mod control;
 pub mod ec2;
 pub mod error;

@@ -1,0 +1,5 @@
+//! The node agent: it learns what this node's pods need from Kubernetes and EC2 and sends it to the switch as snapshots.
+//!
+//! A library, so that tests and benches run the same parts as the program `espalier-agent`.
+
+pub mod facts;
