@@ -107,10 +107,15 @@ pub struct Facts {
     pub prefix_lists: BTreeMap<PrefixListId, Arc<PrefixList>>,
     /// Groups found by name or tag. An empty list means that there is none.
     pub resolved: BTreeMap<GroupSelector, Vec<GroupId>>,
-    /// Wanted groups that were asked for and cannot be had now (they do not exist, or never could be read).
+    /// Wanted groups that were asked for and do not exist (in the node's VPC or one it may refer to).
     pub absent_groups: BTreeSet<GroupId>,
-    /// Wanted interfaces that were asked for and cannot be had now.
+    /// Wanted groups that could never be read so far, for a reason among `problems`. What is in none of `groups`,
+    /// `absent_groups` and `failed_groups` is still being looked up, which takes no longer than a request may.
+    pub failed_groups: BTreeSet<GroupId>,
+    /// Wanted interfaces that were asked for and do not exist.
     pub absent_interfaces: BTreeSet<EniId>,
+    /// Wanted interfaces that could never be read so far.
+    pub failed_interfaces: BTreeSet<EniId>,
     /// CIDR blocks of the VPC, the primary one first.
     pub vpc_cidrs: Vec<IpNet>,
     /// `vpc-…` of the node.
@@ -119,7 +124,7 @@ pub struct Facts {
     pub tracking_defaults: ConnectionTracking,
     /// What could not be had, and why.
     pub problems: Vec<Problem>,
-    /// Whether everything in the last `Wanted` has been answered, be it with "does not exist".
+    /// Whether everything in the last `Wanted` has been answered, be it with "does not exist" or a failure.
     pub complete: bool,
     /// When the oldest part in use was last confirmed; `None` before the first answer.
     pub as_of: Option<SystemTime>,
