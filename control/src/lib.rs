@@ -2,4 +2,6 @@
 //!
 //! A library, so that tests and benches run the same parts as the program `espalier-agent`.
 
+pub mod cluster;
 pub mod facts;
+pub mod kube;
