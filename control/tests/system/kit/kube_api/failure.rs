@@ -100,11 +100,8 @@ impl Failure {
     }
 
     pub(crate) fn too_large(wanted: u64, current: u64) -> Self {
-        let mut failure = Self::new(
-            504,
-            "Timeout",
-            format!("Too large resource version: {wanted}, current: {current}"),
-        );
+        let mut failure =
+            Self::new(504, "Timeout", format!("Too large resource version: {wanted}, current: {current}"));
         failure.details =
             json!({ "retryAfterSeconds": 1, "causes": [{ "reason": "ResourceVersionTooLarge" }] });
         failure

@@ -104,7 +104,9 @@ pub(crate) fn discovery(path: &[&str], hidden: &BTreeSet<String>) -> Option<Valu
             "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "", "gitTreeState": "clean",
             "buildDate": "2025-04-23T00:00:00Z", "goVersion": "go1.24", "compiler": "gc", "platform": "linux/amd64",
         })),
-        ["api"] => Some(json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })),
+        ["api"] => {
+            Some(json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }))
+        }
         ["api", "v1"] => Some(list_of(served().filter(|r| r.group.is_empty()), "v1")),
         ["apis"] => {
             let names: BTreeSet<_> = served().map(|r| r.group).filter(|group| !group.is_empty()).collect();

@@ -158,7 +158,9 @@ impl Store {
         let metadata = &mut object["metadata"];
         if metadata["name"].as_str().unwrap_or_default().is_empty() {
             let Some(prefix) = metadata["generateName"].as_str() else {
-                return Err(Failure::invalid("metadata.name: Required value: name or generateName is required"));
+                return Err(Failure::invalid(
+                    "metadata.name: Required value: name or generateName is required",
+                ));
             };
             metadata["name"] = format!("{prefix}{:05x}", self.version + 1).into();
         }

@@ -1,0 +1,4 @@
+//! What the tests of the agent run against: a Kubernetes API server, EC2 (moto) and a proxy that breaks it.
+
+pub(crate) mod kube_api;
+pub(crate) mod server;
