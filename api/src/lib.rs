@@ -21,7 +21,8 @@ pub use error::InputError;
 pub use explain::{Answer, Difference, Explained, Nearest, Query, QueryProtocol, Verdict};
 pub use ids::{EniId, Generation, GroupId, Mac, PodName, PrefixListId, RuleId, Vlan};
 pub use rule::{
-    Direction, Family, GroupReference, IcmpMatch, PortRange, ProtocolMatch, RuleTarget, SecurityGroupRule,
+    Direction, Ec2Rule, Family, GroupReference, IcmpMatch, IpProtocolText, PortRange, ProtocolMatch, RuleTarget,
+    SecurityGroupRule,
 };
 pub use snapshot::{
     Address, ConnectionTracking, Ec2Reference, Gateway, OnRuleChange, Pod, PrefixList, SecurityGroup,

@@ -233,41 +233,55 @@ pub struct SecurityGroupRule {
     pub description: Option<String>,
 }
 
-/// `SecurityGroupRule` of the EC2 API, as JSON has it.
+/// `SecurityGroupRule` of the EC2 API, unchecked: as JSON or the SDK has it. Becomes a [`SecurityGroupRule`] or is refused.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct Ec2Rule {
+pub struct Ec2Rule {
+    /// `sgr-…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) security_group_rule_id: Option<RuleId>,
+    pub security_group_rule_id: Option<RuleId>,
+    /// The group it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) group_id: Option<GroupId>,
+    pub group_id: Option<GroupId>,
+    /// Egress, else ingress.
     #[serde(default)]
-    pub(crate) is_egress: bool,
+    pub is_egress: bool,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, a number, or −1.
     #[serde(default)]
-    pub(crate) ip_protocol: IpProtocolText,
+    pub ip_protocol: IpProtocolText,
+    /// First port, or ICMP type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) from_port: Option<i64>,
+    pub from_port: Option<i64>,
+    /// Last port, or ICMP code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) to_port: Option<i64>,
+    pub to_port: Option<i64>,
+    /// The other end: exactly one of these four is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cidr_ipv4: Option<String>,
+    pub cidr_ipv4: Option<String>,
+    /// An IPv6 CIDR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cidr_ipv6: Option<String>,
+    pub cidr_ipv6: Option<String>,
+    /// A managed prefix list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) prefix_list_id: Option<PrefixListId>,
+    pub prefix_list_id: Option<PrefixListId>,
+    /// Another group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) referenced_group_info: Option<GroupReference>,
+    pub referenced_group_info: Option<GroupReference>,
+    /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) description: Option<String>,
+    pub description: Option<String>,
 }
 
 /// `IpProtocol`: text in EC2's JSON, often a bare number in hand-written YAML.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum IpProtocolText {
+pub enum IpProtocolText {
+    /// Not given.
     #[default]
     Missing,
+    /// A protocol number.
     Number(i64),
+    /// A name, a number, or −1.
     Text(String),
 }
 
