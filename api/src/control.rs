@@ -9,7 +9,11 @@
 //! | `GET /v1/groups` | | `[`[`GroupStatus`]`]` |
 //! | `GET /v1/pods/{namespace}/{name}/rules` | | `[`[`RuleStatus`]`]` |
 //! | `/v1/flows` | | see [`crate::flows`] |
+//! | `GET /v1/agent?name=NAME` | | one line, [`crate::agent::AgentLease`]; the lease lasts as long as the reply |
 //! | `POST /v1/explain` | `[`[`Query`](crate::explain::Query)`]` | `[`[`Answer`](crate::explain::Answer)`]`, same order |
+//!
+//! While an agent holds the lease, `PUT /v1/snapshot` needs its token in the header [`AGENT_HEADER`], or `?force=true`;
+//! else it is refused with 409, and so is a second agent.
 //!
 //! A refusal is a 4xx with an [`ErrorReply`].
 
@@ -23,6 +27,19 @@ use crate::rule::SecurityGroupRule;
 
 /// Where the switch listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/espalier/switch.sock";
+
+/// Header with the token of the agent's lease.
+pub const AGENT_HEADER: &str = "espalier-agent";
+
+/// The agent that feeds the switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentHolder {
+    /// Its name: that of its node.
+    pub name: String,
+    /// Seconds since it took the lease.
+    pub seconds: u64,
+}
 
 /// Body of every 4xx and 5xx reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +78,9 @@ pub struct Status {
     /// The generation every worker enforces; absent before the first snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
+    /// The agent that feeds the switch, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentHolder>,
     /// The trunk, once a snapshot named it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trunk: Option<TrunkStatus>,

@@ -112,6 +112,9 @@ pub(crate) struct JsonFlag {
 pub(crate) struct ApplyArgs {
     /// Snapshot file, YAML or JSON; - reads standard input
     pub(crate) file: PathBuf,
+    /// Apply it although an agent feeds the switch: it holds until the agent's next change
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,25 +4,44 @@
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path as UrlPath, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequest, Path as UrlPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use axum::serve::IncomingStream;
-use espalier_api::control::ErrorReply;
+use espalier_api::control::{AGENT_HEADER, ErrorReply, Status};
 use espalier_api::{InputError, PodName, Query, Snapshot};
 use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
+use tokio::sync::watch;
 
 use crate::manager::{Manager, ManagerError};
 
+mod lease;
+
+use lease::Leases;
+
 /// The manager, as the handlers share it.
 pub type Shared = Arc<Mutex<Manager>>;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct App {
+    manager: Shared,
+    leases: Leases,
+    stopping: watch::Receiver<bool>,
+}
+
+impl FromRef<App> for Shared {
+    fn from_ref(app: &App) -> Self {
+        Arc::clone(&app.manager)
+    }
+}
 
 /// Binds the socket; a stale file of an ended switch is replaced, a living switch is not.
 pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, InputError> {
@@ -74,7 +93,14 @@ pub async fn serve(
     group: bool,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let (stop, stopping) = watch::channel(false);
+    let stopped = async move {
+        stopped.await;
+        // The agent's reply would never end by itself.
+        stop.send_replace(true);
+    };
     let routes = axum::Router::new()
+        .route("/v1/agent", get(agent))
         .route("/v1/status", get(status))
         .route("/v1/snapshot", put(apply).get(snapshot))
         .route("/v1/pods", get(pods))
@@ -87,7 +113,7 @@ pub async fn serve(
         .fallback(async || refused(StatusCode::NOT_FOUND, "", "no such resource"))
         .layer(axum::middleware::from_fn_with_state(group, check_peer))
         .layer(DefaultBodyLimit::max(espalier_api::file::MAX_BYTES as usize))
-        .with_state(manager);
+        .with_state(App { manager, leases: Leases::default(), stopping });
     axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(stopped)
         .await
@@ -156,8 +182,35 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-async fn status(State(manager): State<Shared>) -> Response {
-    ask(manager, |manager| manager.status()).await
+async fn status(State(App { manager, leases, .. }): State<App>) -> Response {
+    ask(manager, move |manager| Ok(Status { agent: leases.holder(), ..manager.status()? })).await
+}
+
+/// Gives the lease, for as long as the reply is read.
+async fn agent(State(App { manager, leases, stopping }): State<App>, uri: Uri) -> Response {
+    let lease = match leases.take(parameter(&uri, "name").unwrap_or_default()) {
+        Ok(lease) => lease,
+        Err(error) if error.field == "agent" => return conflict(error),
+        Err(error) => return (StatusCode::BAD_REQUEST, Json(ErrorReply { error })).into_response(),
+    };
+    let generation = tokio::task::spawn_blocking(move || {
+        let manager = manager.lock().unwrap_or_else(PoisonError::into_inner);
+        manager.snapshot().map(|snapshot| snapshot.generation)
+    });
+    match generation.await {
+        Ok(generation) => lease.into_body(generation, stopping).into_response(),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "", &error.to_string()),
+    }
+}
+
+/// A parameter of the query; its characters stand for themselves.
+fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
+    let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.into_iter().find_map(|(key, value)| (key == name).then_some(value))
+}
+
+fn conflict(error: InputError) -> Response {
+    (StatusCode::CONFLICT, Json(ErrorReply { error })).into_response()
 }
 
 async fn pods(State(manager): State<Shared>) -> Response {
@@ -187,7 +240,16 @@ async fn rules(
     ask(manager, move |manager| Ok(manager.rules(&pod).ok_or(InputError::new("pod", unknown))?)).await
 }
 
-async fn apply(State(manager): State<Shared>, Body(body): Body) -> Response {
+async fn apply(
+    State(App { manager, leases, .. }): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Response {
+    let token = headers.get(AGENT_HEADER).and_then(|value| value.to_str().ok());
+    if let Err(error) = leases.check(token, parameter(&uri, "force") == Some("true")) {
+        return conflict(error);
+    }
     ask(manager, move |manager| {
         let snapshot = Snapshot::from_json(&body)?;
         if !snapshot.ec2.is_empty() {

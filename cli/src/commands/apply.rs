@@ -12,9 +12,9 @@ use crate::output::{Output, Tone};
 
 pub(super) fn run(global: &Global, args: &ApplyArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let snapshot = super::load(&args.file)?;
-    let applied: Applied = Client::connect(global)?
-        .put("/v1/snapshot", &snapshot)
-        .map_err(|error| error.about_file(&args.file))?;
+    let resource = if args.force { "/v1/snapshot?force=true" } else { "/v1/snapshot" };
+    let applied: Applied =
+        Client::connect(global)?.put(resource, &snapshot).map_err(|error| error.about_file(&args.file))?;
     if args.json {
         out.json(&applied)?;
     } else {

@@ -23,6 +23,7 @@ impl Manager {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: report.generation,
+            agent: None,
             trunk: self.trunk.as_ref().map(|trunk| TrunkStatus {
                 interface: trunk.interface.name.clone(),
                 mtu: trunk.interface.mtu,
