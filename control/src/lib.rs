@@ -3,5 +3,7 @@
 //! A library, so that tests and benches run the same parts as the program `espalier-agent`.
 
 pub mod cluster;
+pub mod desired;
 pub mod facts;
 pub mod kube;
+pub mod push;

@@ -44,6 +44,9 @@ impl Branch {
         if addresses.is_empty() {
             return Err("[0]: neither privateIp nor ipv6Addr is given: a branch has an address".to_owned());
         }
+        if let Some(odd) = addresses.iter().find(|address| !is_unicast(**address)) {
+            return Err(format!("[0]: {odd} cannot be a pod's address: expected a unicast one"));
+        }
         let vlan = fields.0.get("vlanid").ok_or("[0].vlanId is missing")?;
         Ok(Self {
             eni_id: fields.required("eniId")?,
@@ -56,6 +59,11 @@ impl Branch {
                 .collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
 }
 
 /// Fields by lower-case key.
@@ -112,6 +120,7 @@ mod tests {
             ("\"vlanId\":2,", "", "[0].vlanId is missing"),
             ("eni-0a1", "web", "[0].eniId: \"web\""),
             ("06:25", "01:25", "[0].ifAddress"),
+            ("192.168.53.199", "127.0.0.1", "127.0.0.1 cannot be"),
             ("192.168.53.199", "", "neither privateIp nor ipv6Addr"),
             ("192.168.32.0/19", "192.168.32.0", "[0].subnetCidr"),
             ("[{", "{", "not a JSON list"),
