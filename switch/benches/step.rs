@@ -46,13 +46,14 @@ fn established(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(BATCH as u64));
         for flows in [64, 10_048, 1_000_000] {
             let mut ready = None;
-            let mut decided = Vec::new();
+            let (mut batch, mut decided) = (Vec::new(), Vec::new());
             let mut at = 0;
             group.bench_function(flows.to_string(), |bencher| {
                 let (bench, packets) = ready.get_or_insert_with(|| established_flows(flows, v6));
                 bencher.iter(|| {
-                    let batch = (at..at + BATCH).map(|at| (trunk(WEB), std::mem::take(&mut packets[at])));
-                    step::step(&Heap, &mut bench.shard, &bench.tables, bench.now, batch, &mut decided);
+                    batch.extend(packets[at..at + BATCH].iter_mut().map(std::mem::take));
+                    let (shard, tables) = (&mut bench.shard, &bench.tables);
+                    step::step(&Heap, shard, tables, bench.now, |_| trunk(WEB), &mut batch, &mut decided);
                     for (offset, (mut packet, _)) in decided.drain(..).enumerate() {
                         packet[..6].copy_from_slice(&BRANCH_MAC[0]);
                         packets[at + offset] = packet;

@@ -3,13 +3,12 @@
 //! A pod with tx-checksumming on sends TCP and UDP with only the pseudo-header sum in the checksum field, for a NIC to
 //! finish; behind the switch there is none (data path: veth to AF_XDP), so the switch finishes it.
 
-use std::net::IpAddr;
-
 use espalier_api::protocol;
 
 use crate::packet::{Fragment, Packet};
 
 /// Whether `bytes`, checksum field included, sum to zero.
+#[inline(always)]
 pub fn verifies(bytes: &[u8]) -> bool {
     fold(sum(0, bytes)) == 0xffff
 }
@@ -23,8 +22,9 @@ pub fn of(bytes: &[u8]) -> u16 {
 ///
 /// A complete checksum equals that value once in 65536 packets; completing it again then yields the same value for an
 /// intact packet, because the payload sums to what makes it so.
+#[inline]
 pub fn partial(packet: &Packet, head: &[u8]) -> Option<usize> {
-    let field = match (packet.protocol, packet.fragment) {
+    let field = match (packet.protocol, packet.fragment()) {
         (protocol::TCP, Fragment::None) => usize::from(packet.l4) + 16,
         (protocol::UDP, Fragment::None) => usize::from(packet.l4) + 6,
         _ => return None,
@@ -55,16 +55,19 @@ pub fn complete<'a>(packet: &Packet, segments: impl Iterator<Item = &'a [u8]>) -
     }
 }
 
+#[inline]
 fn pseudo(packet: &Packet) -> u64 {
-    let addresses = match (packet.source, packet.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => sum(sum(0, &source.octets()), &destination.octets()),
-        (IpAddr::V6(source), IpAddr::V6(destination)) => sum(sum(0, &source.octets()), &destination.octets()),
-        _ => 0,
-    };
-    addresses + u64::from(packet.protocol) + packet.l4_len() as u64
+    // Every word is a sum of 16-bit words times powers of 2^16, which is 1 modulo 2^16 - 1; halves keep the sum in range.
+    let halves =
+        |[high, low]: [u64; 2]| (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff);
+    halves(packet.source().words)
+        + halves(packet.destination().words)
+        + u64::from(packet.protocol)
+        + packet.l4_len() as u64
 }
 
 /// Adds big-endian 16-bit words; an odd last byte counts as the high half.
+#[inline(always)]
 fn sum(start: u64, bytes: &[u8]) -> u64 {
     let mut chunks = bytes.chunks_exact(4);
     let mut total = start;
@@ -77,6 +80,7 @@ fn sum(start: u64, bytes: &[u8]) -> u64 {
     total + u64::from(u32::from_be_bytes(last))
 }
 
+#[inline]
 fn fold(mut total: u64) -> u16 {
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);

@@ -6,8 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use espalier_api::Family;
+
 use crate::clock;
 use crate::flow::{Now, PodSlot};
+use crate::ip::Ip;
 use crate::responder::{Ends, Originated, Side, arp_request, neighbour_solicit};
 use crate::tables::{PodTable, Tables};
 
@@ -53,10 +56,11 @@ impl Link {
     }
 
     /// MAC of the next hop towards `remote`: as configured, or as learned.
-    pub fn gateway_mac(&self, pod: &PodTable, remote: IpAddr) -> Option<[u8; 6]> {
-        pod.gateway_mac.or(match remote {
-            IpAddr::V4(_) => self.gateway_v4,
-            IpAddr::V6(_) => self.gateway_v6,
+    #[inline]
+    pub fn gateway_mac<'a>(&'a self, pod: &'a PodTable, remote: Ip) -> Option<&'a [u8; 6]> {
+        pod.gateway_mac.as_ref().or(match remote.family {
+            Family::V4 => self.gateway_v4.as_ref(),
+            Family::V6 => self.gateway_v6.as_ref(),
         })
     }
 
@@ -154,7 +158,7 @@ fn next_pause(link: &mut Link, pod: &PodTable) -> Duration {
 
 fn requests(ends: &Ends<'_>, send: &mut impl FnMut(Originated)) {
     for address in &ends.pod.addresses {
-        let (gateway, pod) = match *address {
+        let (gateway, pod) = match IpAddr::from(*address) {
             IpAddr::V4(own) => (
                 ends.pod.gateway_v4.and_then(|gateway| arp_request(Side::Trunk, ends, own, gateway)),
                 arp_request(Side::Pod, ends, POD_GATEWAY_V4, own),

@@ -4,10 +4,9 @@
 //! Hostile input ends in a [`DropReason`], never in a panic or a guess: lengths are checked against the frame before
 //! they are believed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use espalier_api::{Family, protocol};
 
-use espalier_api::protocol;
-
+use crate::ip::{self, Ip};
 use crate::reason::DropReason;
 
 const ETHERNET_HEADER: usize = 14;
@@ -31,25 +30,29 @@ pub enum Parsed {
     Ip(Packet),
 }
 
-/// The parts of an IP packet that decide its fate.
+/// The parts of an IP packet that decide its fate. Plain words: they are written once, each as it will be read, because a
+/// load that spans several recent stores has to wait for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Upper-layer protocol, after any extension headers.
-    pub protocol: u8,
-    /// What the upper-layer header says.
-    pub upper: Upper,
-    /// Whether, and which part of, a fragmented packet this is.
-    pub fragment: Fragment,
+    source: [u64; 2],
+    destination: [u64; 2],
+    /// Offset of the first byte behind the IP packet (Ethernet padding is not part of it).
+    pub end: u32,
     /// Offset of the IP header in the frame.
     pub l3: u16,
     /// Offset of the upper-layer header in the frame.
     pub l4: u16,
-    /// Offset of the first byte behind the IP packet (Ethernet padding is not part of it).
-    pub end: u32,
+    fragment_id: u32,
+    /// As IPv6 has it: the offset in bytes, whose lowest bits are zero, and in the lowest whether more follow.
+    fragment_part: u16,
+    /// Source port; ICMP: type and code.
+    first: u16,
+    /// Destination port; ICMP: identifier.
+    second: u16,
+    /// Upper-layer protocol, after any extension headers.
+    pub protocol: u8,
+    tcp_flags: u8,
+    family: Family,
 }
 
 /// The upper-layer fields.
@@ -101,36 +104,78 @@ pub enum Fragment {
 }
 
 impl Packet {
+    const BLANK: Self = Self {
+        source: [0; 2],
+        destination: [0; 2],
+        end: 0,
+        l3: 0,
+        l4: 0,
+        fragment_id: 0,
+        fragment_part: 0,
+        first: 0,
+        second: 0,
+        protocol: 0,
+        tcp_flags: 0,
+        family: Family::V4,
+    };
+
+    /// Source address.
+    #[inline]
+    pub fn source(&self) -> Ip {
+        Ip { family: self.family, words: self.source }
+    }
+
+    /// Destination address.
+    #[inline]
+    pub fn destination(&self) -> Ip {
+        Ip { family: self.family, words: self.destination }
+    }
+
+    /// The flag byte of TCP, 0 for anything else.
+    #[inline]
+    pub fn tcp_flags(&self) -> u8 {
+        self.tcp_flags
+    }
+
+    /// What the upper-layer header says.
+    #[inline]
+    pub fn upper(&self) -> Upper {
+        let Self { first, second, tcp_flags, .. } = *self;
+        match self.protocol {
+            _ if is_later(self.fragment_part) => Upper::Opaque,
+            protocol::TCP => Upper::Tcp { source: first, destination: second, flags: tcp_flags },
+            protocol::UDP => Upper::Udp { source: first, destination: second },
+            protocol::ICMP | protocol::ICMPV6 => {
+                let [kind, code] = first.to_be_bytes();
+                Upper::Icmp { kind, code, id: second }
+            }
+            _ => Upper::Opaque,
+        }
+    }
+
+    /// Whether, and which part of, a fragmented packet this is.
+    #[inline]
+    pub fn fragment(&self) -> Fragment {
+        match self.fragment_part {
+            0 => Fragment::None,
+            part => Fragment::Part { id: self.fragment_id, offset: part & !7, more: part & 1 != 0 },
+        }
+    }
+
     /// Bytes from the upper-layer header to the end of the packet.
     pub fn l4_len(&self) -> usize {
         self.end as usize - usize::from(self.l4)
     }
 
-    /// Destination port, where the protocol has ports.
-    pub fn destination_port(&self) -> Option<u16> {
-        match self.upper {
-            Upper::Tcp { destination, .. } | Upper::Udp { destination, .. } => Some(destination),
-            _ => None,
-        }
-    }
-
-    /// Source port, where the protocol has ports.
-    pub fn source_port(&self) -> Option<u16> {
-        match self.upper {
-            Upper::Tcp { source, .. } | Upper::Udp { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-
     /// Neighbour and router discovery (RFC 4861): link-local business between the pod and the switch.
     pub fn is_neighbour_discovery(&self) -> bool {
-        self.protocol == protocol::ICMPV6 && matches!(self.upper, Upper::Icmp { kind: 133..=137, .. })
+        self.protocol == protocol::ICMPV6 && matches!(self.upper(), Upper::Icmp { kind: 133..=137, .. })
     }
 }
 
 /// Parses a frame of `total` bytes whose first bytes are `head`. `tagged`: the frame carries the tag that the steering
 /// program wrote; any other tag is the sender's own and is refused.
-#[inline]
+#[inline(always)]
 pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReason> {
     let l3 = if tagged { ETHERNET_HEADER + VLAN_TAG } else { ETHERNET_HEADER };
     let ethertype = u16::from_be_bytes(array(head, l3 - 2).ok_or(DropReason::FrameTooShort)?);
@@ -143,7 +188,7 @@ pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReas
     }
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
     let header: [u8; 20] = array(head, l3).ok_or(DropReason::Ipv4HeaderInvalid)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
@@ -152,31 +197,41 @@ fn ipv4(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
     if header[0] >> 4 != 4 || !fits {
         return Err(DropReason::Ipv4HeaderInvalid);
     }
-    let whole = head.get(l3..l3 + header_len).ok_or(DropReason::Ipv4HeaderInvalid)?;
-    if !crate::checksum::verifies(whole) {
-        return Err(DropReason::Ipv4ChecksumInvalid);
-    }
-    refuse_source_route(&whole[20..])?;
-    let flags = u16::from_be_bytes([header[6], header[7]]);
-    let (offset, more) = ((flags & 0x1fff) * 8, flags & 0x2000 != 0);
-    let fragment = if offset == 0 && !more {
-        Fragment::None
+    if header_len == 20 {
+        if !crate::checksum::verifies(&header) {
+            return Err(DropReason::Ipv4ChecksumInvalid);
+        }
     } else {
-        Fragment::Part { id: u16::from_be_bytes([header[4], header[5]]).into(), offset, more }
+        let whole = head.get(l3..l3 + header_len).ok_or(DropReason::Ipv4HeaderInvalid)?;
+        verify_with_options(whole)?;
+    }
+    let flags = u16::from_be_bytes([header[6], header[7]]);
+    let address = |at: usize| {
+        [0, u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]).into()]
     };
     finish(
         head,
         Packet {
-            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
-            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
-            protocol: header[9],
-            upper: Upper::Opaque,
-            fragment,
+            source: address(12),
+            destination: address(16),
+            end: (l3 + packet_len) as u32,
             l3: l3 as u16,
             l4: (l3 + header_len) as u16,
-            end: (l3 + packet_len) as u32,
+            fragment_id: u16::from_be_bytes([header[4], header[5]]).into(),
+            fragment_part: flags << 3 | (flags >> 13 & 1),
+            protocol: header[9],
+            family: Family::V4,
+            ..Packet::BLANK
         },
     )
+}
+
+#[cold]
+fn verify_with_options(header: &[u8]) -> Result<(), DropReason> {
+    if !crate::checksum::verifies(header) {
+        return Err(DropReason::Ipv4ChecksumInvalid);
+    }
+    refuse_source_route(&header[20..])
 }
 
 /// Loose and strict source routes (RFC 791) choose hops past the switch's decision; other options are harmless.
@@ -202,25 +257,28 @@ fn refuse_source_route(mut options: &[u8]) -> Result<(), DropReason> {
     Ok(())
 }
 
+#[inline(always)]
 fn ipv6(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
     let header: [u8; IPV6_HEADER] = array(head, l3).ok_or(DropReason::Ipv6HeaderInvalid)?;
     let end = l3 + IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
     if header[0] >> 4 != 6 || end > total {
         return Err(DropReason::Ipv6HeaderInvalid);
     }
-    let address = |at: usize| -> Ipv6Addr { array::<16>(&header, at).unwrap_or_default().into() };
+    let address = |at: usize| ip::words(u128::from_be_bytes(array(&header, at).unwrap_or_default()));
     let chain = extensions(head, l3 + IPV6_HEADER, end, header[6])?;
     finish(
         head,
         Packet {
-            source: address(8).into(),
-            destination: address(24).into(),
-            protocol: chain.protocol,
-            upper: Upper::Opaque,
-            fragment: chain.fragment,
+            source: address(8),
+            destination: address(24),
+            end: end as u32,
             l3: l3 as u16,
             l4: chain.l4 as u16,
-            end: end as u32,
+            fragment_id: chain.fragment_id,
+            fragment_part: chain.fragment_part,
+            protocol: chain.protocol,
+            family: Family::V6,
+            ..Packet::BLANK
         },
     )
 }
@@ -228,7 +286,8 @@ fn ipv6(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
 struct Chain {
     protocol: u8,
     l4: usize,
-    fragment: Fragment,
+    fragment_id: u32,
+    fragment_part: u16,
 }
 
 /// Walks the extension headers (RFC 8200 section 4) to the upper layer.
@@ -239,19 +298,21 @@ fn extensions(head: &[u8], mut at: usize, end: usize, mut next: u8) -> Result<Ch
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
     const MOBILITY: u8 = 135;
-    let mut fragment = Fragment::None;
+    let (mut fragment_id, mut fragment_part) = (0, 0);
     for index in 0..=MAX_EXTENSIONS {
         let known = matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY);
-        if !known || is_later(fragment) {
-            return Ok(Chain { protocol: next, l4: at, fragment });
+        if !known || is_later(fragment_part) {
+            return Ok(Chain { protocol: next, l4: at, fragment_id, fragment_part });
         }
         let header: [u8; 8] = array(head, at).ok_or(DropReason::Ipv6ExtensionsInvalid)?;
         let len = match next {
             HOP_BY_HOP if index > 0 => return Err(DropReason::Ipv6ExtensionsInvalid),
             ROUTING if header[2] == 0 => return Err(DropReason::SourceRoute),
-            FRAGMENT if fragment != Fragment::None => return Err(DropReason::Ipv6ExtensionsInvalid),
+            FRAGMENT if fragment_part != 0 => return Err(DropReason::Ipv6ExtensionsInvalid),
             FRAGMENT => {
-                fragment = ipv6_fragment(&header);
+                fragment_id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+                // An atomic fragment (RFC 6946), with neither offset nor more to follow, is a whole packet.
+                fragment_part = u16::from_be_bytes([header[2], header[3]]) & 0xfff9;
                 8
             }
             AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
@@ -266,63 +327,45 @@ fn extensions(head: &[u8], mut at: usize, end: usize, mut next: u8) -> Result<Ch
     Err(DropReason::Ipv6ExtensionsInvalid)
 }
 
-fn is_later(fragment: Fragment) -> bool {
-    matches!(fragment, Fragment::Part { offset, .. } if offset > 0)
-}
-
-fn ipv6_fragment(header: &[u8; 8]) -> Fragment {
-    let field = u16::from_be_bytes([header[2], header[3]]);
-    let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    match (field & 0xfff8, field & 1 != 0) {
-        // An atomic fragment (RFC 6946) is a whole packet.
-        (0, false) => Fragment::None,
-        (offset, more) => Fragment::Part { id, offset, more },
-    }
+#[inline]
+fn is_later(fragment_part: u16) -> bool {
+    fragment_part >= 8
 }
 
 /// Reads the upper-layer header, which must be whole unless this is a later fragment.
-#[inline]
+#[inline(always)]
 fn finish(head: &[u8], mut packet: Packet) -> Result<Packet, DropReason> {
-    if is_later(packet.fragment) {
+    if is_later(packet.fragment_part) {
         return Ok(packet);
     }
     let l4 = usize::from(packet.l4);
     let upper = head.get(l4..head.len().min(packet.end as usize)).unwrap_or_default();
-    packet.upper = match packet.protocol {
-        protocol::TCP => tcp(upper)?,
-        protocol::UDP => udp(upper)?,
-        protocol::ICMP | protocol::ICMPV6 => icmp(upper)?,
-        _ => Upper::Opaque,
-    };
+    match packet.protocol {
+        protocol::TCP => {
+            let header: [u8; 20] = array(upper, 0).ok_or(DropReason::TcpHeaderInvalid)?;
+            let header_len = usize::from(header[12] >> 4) * 4;
+            if header_len < 20 || header_len > upper.len() {
+                return Err(DropReason::TcpHeaderInvalid);
+            }
+            packet.tcp_flags = header[13];
+            [packet.first, packet.second] = half_words([header[0], header[1], header[2], header[3]]);
+        }
+        protocol::UDP => {
+            let header: [u8; 8] = array(upper, 0).ok_or(DropReason::UdpHeaderInvalid)?;
+            [packet.first, packet.second] = half_words([header[0], header[1], header[2], header[3]]);
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let header: [u8; 8] = array(upper, 0).ok_or(DropReason::IcmpHeaderInvalid)?;
+            [packet.first, packet.second] = half_words([header[0], header[1], header[4], header[5]]);
+        }
+        _ => {}
+    }
     Ok(packet)
 }
 
 #[inline]
-fn tcp(upper: &[u8]) -> Result<Upper, DropReason> {
-    let header: [u8; 20] = array(upper, 0).ok_or(DropReason::TcpHeaderInvalid)?;
-    let header_len = usize::from(header[12] >> 4) * 4;
-    if header_len < 20 || header_len > upper.len() {
-        return Err(DropReason::TcpHeaderInvalid);
-    }
-    Ok(Upper::Tcp {
-        source: u16::from_be_bytes([header[0], header[1]]),
-        destination: u16::from_be_bytes([header[2], header[3]]),
-        flags: header[13],
-    })
-}
-
-#[inline]
-fn udp(upper: &[u8]) -> Result<Upper, DropReason> {
-    let header: [u8; 8] = array(upper, 0).ok_or(DropReason::UdpHeaderInvalid)?;
-    Ok(Upper::Udp {
-        source: u16::from_be_bytes([header[0], header[1]]),
-        destination: u16::from_be_bytes([header[2], header[3]]),
-    })
-}
-
-fn icmp(upper: &[u8]) -> Result<Upper, DropReason> {
-    let header: [u8; 8] = array(upper, 0).ok_or(DropReason::IcmpHeaderInvalid)?;
-    Ok(Upper::Icmp { kind: header[0], code: header[1], id: u16::from_be_bytes([header[4], header[5]]) })
+fn half_words([a, b, c, d]: [u8; 4]) -> [u16; 2] {
+    [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]
 }
 
 /// `N` bytes of `bytes` from `at`, if they are there.
@@ -365,7 +408,7 @@ mod tests {
     #[test]
     fn tcp_over_ipv4() {
         let packet = ip(&tcp_frame()).unwrap();
-        assert_eq!(packet.upper, Upper::Tcp { source: 1000, destination: 443, flags: 2 });
+        assert_eq!(packet.upper(), Upper::Tcp { source: 1000, destination: 443, flags: 2 });
         assert_eq!((packet.l3, packet.l4, packet.l4_len()), (14, 34, 25));
     }
 
@@ -437,7 +480,7 @@ mod tests {
         let udp = [0, 53, 4, 0, 0, 8, 0, 0];
         let chain = [&[60, 0, 0, 0, 0, 0, 0, 0][..], &[17, 0, 0, 0, 0, 0, 0, 0], &udp].concat();
         let packet = ip(&ipv6_frame(0, &chain)).unwrap();
-        assert_eq!(packet.upper, Upper::Udp { source: 53, destination: 1024 });
+        assert_eq!(packet.upper(), Upper::Udp { source: 53, destination: 1024 });
         assert_eq!(packet.l4, 14 + 40 + 16);
     }
 
@@ -463,16 +506,16 @@ mod tests {
         frame[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
         resum(&mut frame);
         let first = ip(&frame).unwrap();
-        assert!(matches!(first.fragment, Fragment::Part { offset: 0, more: true, .. }));
-        assert!(matches!(first.upper, Upper::Tcp { .. }));
+        assert!(matches!(first.fragment(), Fragment::Part { offset: 0, more: true, .. }));
+        assert!(matches!(first.upper(), Upper::Tcp { .. }));
         frame[20..22].copy_from_slice(&0x0003u16.to_be_bytes());
         resum(&mut frame);
         let last = ip(&frame).unwrap();
-        assert!(matches!(last.fragment, Fragment::Part { offset: 24, more: false, .. }));
-        assert_eq!(last.upper, Upper::Opaque);
+        assert!(matches!(last.fragment(), Fragment::Part { offset: 24, more: false, .. }));
+        assert_eq!(last.upper(), Upper::Opaque);
 
         let atomic = ip(&ipv6_frame(44, &[17, 0, 0, 0, 0, 0, 0, 1, 0, 53, 4, 0, 0, 8, 0, 0])).unwrap();
-        assert_eq!(atomic.fragment, Fragment::None);
+        assert_eq!(atomic.fragment(), Fragment::None);
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 //! guard stage calls [`arp`] and [`nd`] with a parsed frame; `neighbour` calls the two request builders. Replies are
 //! whole frames of their own: a received frame is never turned around, because its start cannot move.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 use espalier_api::Mac;
@@ -60,11 +60,11 @@ impl Ends<'_> {
     }
 
     fn owns_v4(&self, address: Ipv4Addr) -> bool {
-        self.pod.owns(address.into())
+        self.pod.owns(IpAddr::from(address).into())
     }
 
     fn owns_v6(&self, address: Ipv6Addr) -> bool {
-        self.pod.owns(address.into())
+        self.pod.owns(IpAddr::from(address).into())
     }
 
     /// Starts a frame from the switch towards `side`.

@@ -4,13 +4,12 @@
 //! Pure: frames, tables and time come in; outcomes, counters and frames to originate go out. The worker calls [`step`]
 //! with real frames, tests and replay with frames on the heap.
 
-use std::net::IpAddr;
-
 use espalier_api::Direction;
 
 use crate::counters::{Blame, ShardCounters};
 use crate::flow::fragment::Fragments;
 use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot};
+use crate::ip::Ip;
 use crate::neighbour::Links;
 use crate::packet::{self, Packet};
 use crate::reason::DropReason;
@@ -99,7 +98,7 @@ pub struct Shard<P> {
     pub counters: ShardCounters,
     /// Frames to send on behalf of the switch.
     pub originated: Vec<Originated>,
-    batch: Batch<P>,
+    batch: Batch,
 }
 
 /// What [`Shard::new`] puts together.
@@ -115,18 +114,19 @@ pub struct ShardParts<P> {
 }
 
 /// A batch between its stages; kept for its memory.
-struct Batch<P> {
-    guarded: Vec<Guarded>,
-    packets: Vec<P>,
+#[derive(Default)]
+struct Batch {
+    admitted: Vec<Admitted>,
     keys: Vec<FlowKey>,
     found: Vec<Found>,
 }
 
-/// What is known of a packet that passed the guard, and where its keys lie: as egress of one pod, as ingress of another.
-struct Guarded {
-    parsed: Packet,
-    path: Path,
-    keys: [usize; 2],
+/// What the guard made of a packet.
+enum Admitted {
+    /// It is looked up; its keys lie there: as egress of one pod, as ingress of another.
+    Guarded { parsed: Packet, path: Path, keys: [usize; 2] },
+    /// Its way ends.
+    Stopped(Stop),
 }
 
 /// The place of a key that is not there.
@@ -134,12 +134,6 @@ const NO_KEY: usize = usize::MAX;
 
 /// What the lookup found: for the egress of one pod, for the ingress of another.
 type Known<'a> = [Option<(&'a FlowKey, Found)>; 2];
-
-impl<P> Default for Batch<P> {
-    fn default() -> Self {
-        Self { guarded: Vec::new(), packets: Vec::new(), keys: Vec::new(), found: Vec::new() }
-    }
-}
 
 /// Whether policy lets a packet pass; if not, why, and whose drop it is.
 pub type Verdict = Result<(), (DropReason, Blame)>;
@@ -154,12 +148,13 @@ struct Path {
 }
 
 /// Why a stage ended a packet's way.
+#[derive(Clone, Copy)]
 enum Stop {
     Consumed,
     Drop(DropReason, Blame),
 }
 
-/// Decides packets, rewrites the headers of those to be forwarded, and counts everything but the forwarding itself,
+/// Decides packets, asking once for each, in order, where it came `from`; rewrites the headers of those to be forwarded, and counts everything but the forwarding itself,
 /// which the worker counts when a port has taken the packet. Appends to `decided`: usually the packets themselves;
 /// nothing for a fragment that waits for its first, and those that waited when it comes. Packets of one flow stay in order.
 pub fn step<M: Memory>(
@@ -167,78 +162,78 @@ pub fn step<M: Memory>(
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
     now: Now,
-    packets: impl Iterator<Item = (From, M::Packet)>,
+    mut from: impl FnMut(&M::Packet) -> From,
+    packets: &mut Vec<M::Packet>,
     decided: &mut Decided<M::Packet>,
 ) {
     let mut batch = std::mem::take(&mut shard.batch);
-    for (from, packet) in packets {
-        admit(memory, shard, tables, from, packet, &mut batch, decided);
+    for packet in packets.iter() {
+        admit(shard, tables, from(packet), (memory.head(packet), memory.len(packet)), &mut batch);
     }
     batch.found.resize(batch.keys.len(), Found::Miss);
     shard.flows.find_batch(&batch.keys, &mut batch.found);
-    for (guarded, packet) in batch.guarded.iter().zip(batch.packets.drain(..)) {
-        let Guarded { parsed, path, .. } = guarded;
-        if parsed.fragment != packet::Fragment::None {
-            let held = Held { parsed: *parsed, path: *path, packet };
-            fragment::fragment(memory, shard, tables, now, held, decided);
+    for (packet, admitted) in packets.drain(..).zip(&batch.admitted) {
+        let (parsed, path, keys) = match admitted {
+            Admitted::Guarded { parsed, path, keys } => (parsed, *path, *keys),
+            Admitted::Stopped(stop) => {
+                shard.stopped(packet, *stop, decided);
+                continue;
+            }
+        };
+        if parsed.fragment() != packet::Fragment::None {
+            fragment::fragment(memory, shard, tables, now, Held { parsed: *parsed, path, packet }, decided);
             continue;
         }
-        let known = guarded.keys.map(|at| Some((batch.keys.get(at)?, *batch.found.get(at)?)));
-        let verdict = policies(shard, tables, now, parsed, *path, memory.head(&packet), known);
-        finish(memory, shard, tables, (parsed, *path), packet, verdict, decided);
+        let known = keys.map(|at| Some((batch.keys.get(at)?, *batch.found.get(at)?)));
+        let verdict = policies(shard, tables, now, parsed, path, memory.head(&packet), known);
+        finish(memory, shard, tables, (parsed, path), packet, verdict, decided);
     }
-    batch.guarded.clear();
+    batch.admitted.clear();
     batch.keys.clear();
     batch.found.clear();
     shard.batch = batch;
 }
 
 /// The guard stage for one packet.
-fn admit<M: Memory>(
-    memory: &M,
-    shard: &mut Shard<M::Packet>,
+#[inline(always)]
+fn admit<P>(
+    shard: &mut Shard<P>,
     tables: &Tables,
     from: From,
-    packet: M::Packet,
-    batch: &mut Batch<M::Packet>,
-    decided: &mut Decided<M::Packet>,
+    (head, total): (&[u8], usize),
+    batch: &mut Batch,
 ) {
-    let total = memory.len(&packet);
     shard.counters.received(from.pod(), total);
-    match guard::guard(memory.head(&packet), total, from, tables, shard) {
-        Err(Stop::Consumed) => {
-            shard.counters.consumed();
-            decided.push((packet, Outcome::Consumed));
-        }
-        Err(Stop::Drop(reason, blame)) => shard.refuse(packet, reason, blame, decided),
-        Ok((parsed, path)) => {
-            let mut keys = [NO_KEY; 2];
-            if let Some(slot) = path.source
-                && let Some(key) = track::key(slot, Direction::Egress, &parsed)
-            {
-                keys[0] = batch.keys.len();
-                batch.keys.push(key);
-            }
-            if let Some(slot) = path.destination
-                && let Some(key) = track::key(slot, Direction::Ingress, &parsed)
-            {
-                keys[1] = batch.keys.len();
-                batch.keys.push(key);
-            }
-            batch.guarded.push(Guarded { parsed, path, keys });
-            batch.packets.push(packet);
-        }
+    let (parsed, path) = match guard::guard(head, total, from, tables, shard) {
+        Ok(passed) => passed,
+        Err(stop) => return batch.admitted.push(Admitted::Stopped(stop)),
+    };
+    let mut keys = [NO_KEY; 2];
+    if let Some(slot) = path.source
+        && let Some(key) = track::key(slot, Direction::Egress, &parsed)
+    {
+        keys[0] = batch.keys.len();
+        batch.keys.push(key);
     }
+    if let Some(slot) = path.destination
+        && let Some(key) = track::key(slot, Direction::Ingress, &parsed)
+    {
+        keys[1] = batch.keys.len();
+        batch.keys.push(key);
+    }
+    batch.admitted.push(Admitted::Guarded { parsed, path, keys });
 }
 
 /// Before the first snapshot nobody may send anything.
 pub fn without_tables<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
-    packets: impl Iterator<Item = (From, M::Packet)>,
+    mut from: impl FnMut(&M::Packet) -> From,
+    packets: &mut Vec<M::Packet>,
     decided: &mut Decided<M::Packet>,
 ) {
-    for (from, packet) in packets {
+    for packet in packets.drain(..) {
+        let from = from(&packet);
         shard.counters.received(from.pod(), memory.len(&packet));
         let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
         shard.refuse(packet, DropReason::PortUnknown, blame, decided);
@@ -288,11 +283,26 @@ fn finish<M: Memory>(
     verdict: Verdict,
     decided: &mut Decided<M::Packet>,
 ) {
-    let hop =
-        verdict.and_then(|()| forward::forward(memory, &shard.links, tables, parsed, path, &mut packet));
-    match hop {
-        Ok(blame) => decided.push((packet, Outcome::Forward { to: path.destination, blame })),
+    let verdict = verdict.and_then(|()| {
+        forward::forward(memory, &shard.links, tables, parsed, path, &mut packet)
+            .map_err(|reason| (reason, path.blame()))
+    });
+    match verdict {
+        Ok(()) => {
+            decided.push((packet, Outcome::Forward { to: path.destination, blame: path.blame() }));
+        }
         Err((reason, blame)) => shard.refuse(packet, reason, blame, decided),
+    }
+}
+
+impl Path {
+    /// Whose drop a packet is that policy let pass.
+    fn blame(self) -> Blame {
+        match self {
+            Self { destination: Some(slot), .. } => Blame::Ingress(slot),
+            Self { source: Some(slot), .. } => Blame::Egress(slot),
+            Self { source: None, destination: None } => Blame::Nobody,
+        }
     }
 }
 
@@ -311,6 +321,16 @@ impl<P> Shard<P> {
         }
     }
 
+    fn stopped(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
+        match stop {
+            Stop::Consumed => {
+                self.counters.consumed();
+                decided.push((packet, Outcome::Consumed));
+            }
+            Stop::Drop(reason, blame) => self.refuse(packet, reason, blame, decided),
+        }
+    }
+
     fn refuse(&mut self, packet: P, reason: DropReason, blame: Blame, decided: &mut Decided<P>) {
         self.counters.dropped(reason, blame);
         decided.push((packet, Outcome::Drop(reason)));
@@ -318,9 +338,9 @@ impl<P> Shard<P> {
 }
 
 /// The far end of a packet, seen from a pod.
-fn remote(packet: &Packet, direction: Direction) -> IpAddr {
+fn remote(packet: &Packet, direction: Direction) -> Ip {
     match direction {
-        Direction::Ingress => packet.source,
-        Direction::Egress => packet.destination,
+        Direction::Ingress => packet.source(),
+        Direction::Egress => packet.destination(),
     }
 }

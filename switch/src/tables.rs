@@ -4,13 +4,14 @@
 //! once no worker uses it any more.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use espalier_api::snapshot::{ConnectionTracking, OnRuleChange, Pod};
 use espalier_api::{Generation, Snapshot};
 use espalier_rules::{Judge, PolicyId};
 
 use crate::flow::{PodSlot, Timeouts};
+use crate::ip::Ip;
 
 /// One generation.
 pub struct Tables {
@@ -21,7 +22,7 @@ pub struct Tables {
     /// The policies.
     pub judge: Judge,
     vlans: Box<[Option<PodSlot>; VLANS]>,
-    local: HashMap<IpAddr, PodSlot, foldhash::fast::RandomState>,
+    local: HashMap<Ip, PodSlot, foldhash::fast::RandomState>,
     pods: Box<[Option<PodTable>]>,
 }
 
@@ -37,7 +38,7 @@ pub struct PodTable {
     /// The branch's link-local address.
     pub link_local: Ipv6Addr,
     /// The pod's addresses.
-    pub addresses: Box<[IpAddr]>,
+    pub addresses: Box<[Ip]>,
     /// IPv4 next hop.
     pub gateway_v4: Option<Ipv4Addr>,
     /// IPv6 next hop.
@@ -54,7 +55,8 @@ pub struct PodTable {
 
 impl PodTable {
     /// Whether the pod owns the address.
-    pub fn owns(&self, address: IpAddr) -> bool {
+    #[inline]
+    pub fn owns(&self, address: Ip) -> bool {
         self.addresses.contains(&address)
     }
 }
@@ -74,7 +76,7 @@ impl Tables {
         let mut pods: Box<[Option<PodTable>]> = vec![None; slots].into();
         for (index, (pod, slot)) in snapshot.pods.iter().zip(placed).enumerate() {
             vlans[usize::from(pod.vlan.get())] = Some(*slot);
-            local.extend(pod.addresses.iter().map(|address| (*address, *slot)));
+            local.extend(pod.addresses.iter().map(|address| (Ip::from(*address), *slot)));
             pods[usize::from(slot.0)] = Some(pod_table(pod, judge.policy_of(index), defaults));
         }
         Self {
@@ -93,7 +95,7 @@ impl Tables {
     }
 
     /// The pod with an address.
-    pub fn slot_of_address(&self, address: IpAddr) -> Option<PodSlot> {
+    pub fn slot_of_address(&self, address: Ip) -> Option<PodSlot> {
         self.local.get(&address).copied()
     }
 
@@ -116,7 +118,7 @@ fn pod_table(pod: &Pod, policy: Option<PolicyId>, defaults: Timeouts) -> PodTabl
         vlan: pod.vlan.get(),
         mac: pod.mac.octets(),
         link_local: pod.mac.link_local(),
-        addresses: pod.addresses.clone().into(),
+        addresses: pod.addresses.iter().copied().map(Ip::from).collect(),
         gateway_v4: pod.gateway_v4(),
         gateway_v6: pod.gateway_v6(),
         gateway_mac: pod.gateway.mac.map(|mac| mac.octets()),

@@ -216,11 +216,10 @@ impl Worker {
             self.batches += 1;
         }
         let (shard, decided) = (&mut self.shard, &mut self.decided);
-        let packets =
-            received.drain(..).map(|packet| (place.from(self.umem.steer_meta(packet.head())), packet));
+        let from = |packet: &Packet| place.from(self.umem.steer_meta(packet.head()));
         match &self.tables {
-            Some(tables) => step::step(&self.umem, shard, tables, now, packets, decided),
-            None => step::without_tables(&self.umem, shard, packets, decided),
+            Some(tables) => step::step(&self.umem, shard, tables, now, from, &mut received, decided),
+            None => step::without_tables(&self.umem, shard, from, &mut received, decided),
         }
         self.received = received;
         self.carry_out();

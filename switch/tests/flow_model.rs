@@ -419,7 +419,7 @@ proptest! {
         for (slot, port, flags, tracked, wait) in events {
             clock += wait;
             let now = Now(clock);
-            let (local, remote) = (Ipv4Addr::from_bits(1).into(), Ipv4Addr::from_bits(2).into());
+            let (local, remote) = (Ipv4Addr::from_bits(1), Ipv4Addr::from_bits(2));
             let key = FlowKey::tcp_udp(PodSlot(slot), local, remote, TCP, 1, port);
             let others = |table: &FlowTable| {
                 let mut keys = Vec::new();

@@ -30,7 +30,7 @@ fn at(seconds: u64) -> Now {
 }
 
 fn key(slot: PodSlot, protocol: u8, remote_port: u16) -> FlowKey {
-    let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(192, 0, 2, 1).into());
+    let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1));
     FlowKey::tcp_udp(slot, local, remote, protocol, 40_000, remote_port)
 }
 
@@ -395,7 +395,7 @@ fn a_listing_shows_each_live_flow_once() {
     for port in 0..20 {
         table.insert(&key(POD, UDP, port), &new(packet(Egress, 0)), at(0)).unwrap();
     }
-    let v6 = FlowKey::tcp_udp(OTHER_POD, Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), UDP, 1, 2);
+    let v6 = FlowKey::tcp_udp(OTHER_POD, Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST, UDP, 1, 2);
     table.insert(&v6, &new(packet(Egress, 0)), at(40)).unwrap();
     send(&mut table, &key(POD, UDP, 3), Ingress, 0, at(20));
     let (mut cursor, mut seen, mut pages) = (Some(0), Vec::new(), 0);

@@ -12,6 +12,7 @@ mod meta;
 mod netdev;
 mod pool;
 mod port;
+mod prefetch;
 mod steering;
 mod umem;
 
@@ -22,6 +23,7 @@ pub use live_frames::{LiveFrames, LiveOrder, LiveProgress, LiveTemplate};
 pub use meta::{SteerFlags, SteerMeta};
 pub use pool::FramePool;
 pub use port::{Port, PortConfig, PortError, PortStatistics};
+pub use prefetch::prefetch;
 pub use steering::{
     Attachment, DryRun, Entrance, SteeredPod, Steering, SteeringConfig, SteeringCounters, SteeringError,
     Verdict, XdpMode,

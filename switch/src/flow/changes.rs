@@ -156,7 +156,7 @@ mod tests {
         };
         assert_eq!(take(&mut table, Now(5_000_000)), [0; 0]);
         let key = |port| {
-            let (local, remote) = (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into());
+            let (local, remote) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
             FlowKey::tcp_udp(PodSlot(0), local, remote, 6, port, 80)
         };
         let first = PacketFacts { direction: Egress, tcp_flags: tcp_flag::ACK, bytes: 1 };

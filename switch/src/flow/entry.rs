@@ -4,6 +4,8 @@
 
 use espalier_api::rule::{Direction, Family};
 
+use espalier_xsk::prefetch;
+
 use super::key::{FlowKey, KeyV4, KeyV6, NO_KEY, PodSlot, Repr, slot_of};
 use super::state::{FlowState, Marks};
 
@@ -155,16 +157,15 @@ impl Entries {
         }
     }
 
-    /// Any bit of each line of `entry`, see [`Index::touch`](super::index::Index::touch); 0 if there is no such entry.
+    /// Has `entry` on its way, if there is such an entry.
     #[inline]
-    pub(super) fn touch(&self, entry: u32) -> u32 {
+    pub(super) fn prefetch(&self, entry: u32) {
         let entry = entry as usize;
-        match self.v4.get(entry) {
-            Some(held) => held.track.last_seen,
-            None => self
-                .v6
-                .get(entry - self.v4.len())
-                .map_or(0, |held| held.key.local[0] as u32 ^ held.track.last_seen),
+        if let Some(held) = self.v4.get(entry) {
+            prefetch(held);
+        } else if let Some(held) = self.v6.get(entry - self.v4.len()) {
+            prefetch(&held.key);
+            prefetch(&held.track.last_seen);
         }
     }
 

@@ -4,6 +4,8 @@
 //! past it to the next ones, so a miss ends at the first bucket nobody went past. Twice as many lanes as entries: an
 //! insert always finds one.
 
+use espalier_xsk::prefetch;
+
 /// No entry.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -109,16 +111,16 @@ impl Index {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
     }
 
-    /// Any bit of a bucket, to have its line on the way while other keys are looked at. So little else is done
-    /// that many lines are.
+    /// Has the home bucket of `hash` on its way while other keys are looked at.
     #[inline]
-    pub(super) fn touch(&self, home: u32) -> u32 {
-        self.buckets[home as usize].passed
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&self.buckets[self.home(hash) as usize]);
     }
 
     /// A guess without a branch on memory: the entry of the first lane whose tag fits in the home bucket of `hash`.
     #[inline]
-    pub(super) fn guess(&self, home: u32, hash: u64) -> u32 {
+    pub(super) fn guess(&self, hash: u64) -> u32 {
+        let home = self.home(hash);
         let bucket = &self.buckets[home as usize];
         let matches = bucket.matches(tag(hash));
         let entry = bucket.entries[lane(matches)];
@@ -213,7 +215,7 @@ mod tests {
             index.remove(hash, entry);
         }
         assert_eq!(index.overflow(), 0);
-        assert_eq!(index.guess(index.home(hash), hash), NONE);
+        assert_eq!(index.guess(hash), NONE);
     }
 
     /// An attacker who knows everything but the seed: keys that all fall into a few buckets under a seed of their own.
@@ -232,7 +234,7 @@ mod tests {
         let (guessed, real) = (Seed::new([1, 2]), Seed::new([3, 4]));
         let crafted: Vec<_> = (0..1 << 20)
             .map(|remote| {
-                let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::from_bits(remote).into());
+                let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::from_bits(remote));
                 FlowKey::tcp_udp(PodSlot(0), local, remote, 6, 80, 1000)
             })
             .filter(|key| guessed.hash(key) >> 56 == 0)
@@ -253,15 +255,15 @@ mod tests {
         let seed = Seed::new([5, 6]);
         let scans: [fn(u32) -> FlowKey; 3] = [
             |n| {
-                let (local, remote) = (Ipv4Addr::from_bits(n).into(), Ipv4Addr::LOCALHOST.into());
+                let (local, remote) = (Ipv4Addr::from_bits(n), Ipv4Addr::LOCALHOST);
                 FlowKey::tcp_udp(PodSlot(0), local, remote, 6, 80, 1000)
             },
             |n| {
-                let (local, remote) = (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into());
+                let (local, remote) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
                 FlowKey::tcp_udp(PodSlot(0), local, remote, 6, n as u16, 1000)
             },
             |n| {
-                let (local, remote) = (Ipv6Addr::from_bits(n.into()).into(), Ipv6Addr::LOCALHOST.into());
+                let (local, remote) = (Ipv6Addr::from_bits(n.into()), Ipv6Addr::LOCALHOST);
                 FlowKey::addresses_only(PodSlot(0), local, remote, 47)
             },
         ];

@@ -3,10 +3,12 @@
 //! A key is pod-relative (local end, remote end), so packets of both directions make the same key. The step builds one
 //! per packet; the table and the `flows` listing read it back. IPv4 keys pack into 16 bytes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use espalier_api::protocol::{ICMP, ICMPV6};
 use espalier_api::rule::{Direction, Family};
+
+use crate::ip::Ip;
 
 /// Dense index of a pod on this worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,7 +89,7 @@ const KIND_QUERY_INGRESS: u8 = 2;
 const KIND_QUERY_EGRESS: u8 = 3;
 
 /// Slot, first selector word, second selector word, protocol, kind: from the high bits down.
-#[inline]
+#[inline(always)]
 fn meta(slot: PodSlot, protocol: u8, selector: Selector) -> u64 {
     let (first, second, kind) = match selector {
         Selector::Ports { local, remote } => (local, remote, KIND_PORTS),
@@ -115,11 +117,11 @@ pub(super) fn slot_of(meta: u64) -> PodSlot {
 
 impl FlowKey {
     /// A flow of a protocol with ports.
-    #[inline]
+    #[inline(always)]
     pub fn tcp_udp(
         slot: PodSlot,
-        local: IpAddr,
-        remote: IpAddr,
+        local: impl Into<Ip>,
+        remote: impl Into<Ip>,
         protocol: u8,
         local_port: u16,
         remote_port: u16,
@@ -133,8 +135,8 @@ impl FlowKey {
     #[inline]
     pub fn query(
         slot: PodSlot,
-        local: IpAddr,
-        remote: IpAddr,
+        local: impl Into<Ip>,
+        remote: impl Into<Ip>,
         protocol: u8,
         message: (u8, u16),
         direction: Direction,
@@ -151,23 +153,27 @@ impl FlowKey {
     }
 
     /// A flow of any other protocol (EC2 tracks those by addresses alone).
-    #[inline]
-    pub fn addresses_only(slot: PodSlot, local: IpAddr, remote: IpAddr, protocol: u8) -> Self {
+    #[inline(always)]
+    pub fn addresses_only(slot: PodSlot, local: impl Into<Ip>, remote: impl Into<Ip>, protocol: u8) -> Self {
         Self::new(slot, local, remote, protocol, Selector::Addresses)
     }
 
     /// The key for `selector`. Ends of unlike families, which no packet has, are both taken as IPv6.
-    #[inline]
-    pub fn new(slot: PodSlot, local: IpAddr, remote: IpAddr, protocol: u8, selector: Selector) -> Self {
+    #[inline(always)]
+    pub fn new(
+        slot: PodSlot,
+        local: impl Into<Ip>,
+        remote: impl Into<Ip>,
+        protocol: u8,
+        selector: Selector,
+    ) -> Self {
         let meta = meta(slot, protocol, selector);
-        match (local, remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => Self(Repr::V4(KeyV4 {
-                ends: u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()),
-                meta,
-            })),
-            (local, remote) => {
-                Self(Repr::V6(KeyV6 { local: words(as_v6(local)), remote: words(as_v6(remote)), meta }))
+        let (local, remote) = (local.into(), remote.into());
+        match (local.family, remote.family) {
+            (Family::V4, Family::V4) => {
+                Self(Repr::V4(KeyV4 { ends: local.words[1] << 32 | remote.words[1], meta }))
             }
+            _ => Self(Repr::V6(KeyV6 { local: local.as_v6(), remote: remote.as_v6(), meta })),
         }
     }
 
@@ -198,7 +204,7 @@ impl FlowKey {
     pub fn local(&self) -> IpAddr {
         match self.0 {
             Repr::V4(key) => Ipv4Addr::from_bits((key.ends >> 32) as u32).into(),
-            Repr::V6(key) => from_words(key.local).into(),
+            Repr::V6(key) => Ip::v6(key.local).into(),
         }
     }
 
@@ -206,7 +212,7 @@ impl FlowKey {
     pub fn remote(&self) -> IpAddr {
         match self.0 {
             Repr::V4(key) => Ipv4Addr::from_bits(key.ends as u32).into(),
-            Repr::V6(key) => from_words(key.remote).into(),
+            Repr::V6(key) => Ip::v6(key.remote).into(),
         }
     }
 
@@ -234,24 +240,6 @@ impl FlowKey {
     pub fn with_slot(self, slot: PodSlot) -> Self {
         Self::new(slot, self.local(), self.remote(), self.protocol(), self.selector())
     }
-}
-
-#[inline]
-fn as_v6(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    }
-}
-
-#[inline]
-fn words(address: Ipv6Addr) -> [u64; 2] {
-    let bits = address.to_bits();
-    [(bits >> 64) as u64, bits as u64]
-}
-
-fn from_words(words: [u64; 2]) -> Ipv6Addr {
-    Ipv6Addr::from_bits(u128::from(words[0]) << 64 | u128::from(words[1]))
 }
 
 /// The secret of a table's hash. Whoever does not know it cannot make keys that collide.
@@ -301,6 +289,7 @@ pub(super) fn fold(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::Ipv6Addr;
 
     fn selector() -> impl Strategy<Value = Selector> {
         prop_oneof![
@@ -338,7 +327,7 @@ mod tests {
 
     #[test]
     fn an_identifier_asked_from_both_ends_makes_two_flows() {
-        let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(10, 0, 0, 2).into());
+        let (local, remote) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         let key = |kind, direction| FlowKey::query(PodSlot(1), local, remote, 1, (kind, 9), direction);
         assert_ne!(key(8, Direction::Egress), key(8, Direction::Ingress));
         assert_eq!(key(8, Direction::Egress), key(0, Direction::Ingress));
@@ -349,8 +338,7 @@ mod tests {
 
     #[test]
     fn the_seed_decides_the_hash() {
-        let key =
-            FlowKey::addresses_only(PodSlot(0), Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into(), 47);
+        let key = FlowKey::addresses_only(PodSlot(0), Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, 47);
         assert_ne!(Seed::new([1, 2]).hash(&key), Seed::new([1, 3]).hash(&key));
         assert_ne!(Seed::new([1, 2]).hash(&key), Seed::new([2, 2]).hash(&key));
     }

@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn udp_flow() -> FlowKey {
-        FlowKey::tcp_udp(POD, LOCAL.into(), REMOTE.into(), UDP, 5000, 53)
+        FlowKey::tcp_udp(POD, IpAddr::from(LOCAL), IpAddr::from(REMOTE), UDP, 5000, 53)
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
             embedded[9] = ICMP;
             embedded[24..26].copy_from_slice(&77_u16.to_be_bytes());
             let selector = Selector::Query { request: 8, id: 77, initiator };
-            let expected = FlowKey::new(POD, LOCAL.into(), REMOTE.into(), ICMP, selector);
+            let expected = FlowKey::new(POD, IpAddr::from(LOCAL), IpAddr::from(REMOTE), ICMP, selector);
             assert_eq!(embedded_key(&ingress(&error(11, &embedded))), Ok(expected));
         }
     }
@@ -332,7 +332,7 @@ mod tests {
             let (source, destination) = (v6(9).into(), v6(1).into());
             embedded_key(&IcmpMessage { source, destination, protocol: ICMPV6, ..ingress(bytes) })
         };
-        let expected = FlowKey::tcp_udp(POD, v6(1).into(), v6(2).into(), UDP, 5000, 53);
+        let expected = FlowKey::tcp_udp(POD, IpAddr::from(v6(1)), IpAddr::from(v6(2)), UDP, 5000, 53);
         assert_eq!(key(&with(&[])), Ok(expected));
         assert_eq!(key(&with(&[(0, [0; 8]), (60, [0; 8]), (44, [0; 8])])), Ok(expected));
         assert_eq!(key(&with(&[(44, [0, 0, 0, 8, 0, 0, 0, 0])])), Err(Unrelated::EmbeddedInvalid));

@@ -3,8 +3,6 @@
 //! Public interface of [`super`]. Aging is in `aging`, listing in `listing`. Invariant: an entry with a state is in the
 //! index under its key, in the one queue of its pod and class, and on its pod's count; any other is in its pool's free queue.
 
-use std::hint::black_box;
-
 use espalier_api::rule::{Direction, Family};
 
 use super::aging::Sweep;
@@ -82,25 +80,19 @@ impl FlowTable {
         }
     }
 
-    /// The touches stand in for prefetches: loops of loads nobody waits for, so short that dozens are under way at once.
-    /// Without them a lookup among a million flows takes twice as long.
     fn find_chunk(&self, keys: &[FlowKey], out: &mut [Found]) {
         let mut hashes = [0; BATCH];
-        let mut homes = [0; BATCH];
-        for ((hash, home), key) in hashes.iter_mut().zip(&mut homes).zip(keys) {
+        for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = self.seed.hash(key);
-            *home = self.index.home(*hash);
+            self.index.prefetch(*hash);
         }
         let hashes = &hashes[..keys.len().min(BATCH)];
-        let homes = &homes[..hashes.len()];
-        black_box(homes.iter().fold(0, |sum, home| sum ^ self.index.touch(*home)));
         let mut guesses = [NONE; BATCH];
-        for ((guess, hash), home) in guesses.iter_mut().zip(hashes).zip(homes) {
-            *guess = self.index.guess(*home, *hash);
+        for (guess, hash) in guesses.iter_mut().zip(hashes) {
+            *guess = self.index.guess(*hash);
+            self.entries.prefetch(*guess);
         }
-        let guesses = &guesses[..hashes.len()];
-        black_box(guesses.iter().fold(0, |sum, guess| sum ^ self.entries.touch(*guess)));
-        for (((out, key), &hash), &guess) in out.iter_mut().zip(keys).zip(hashes).zip(guesses) {
+        for (((out, key), &hash), &guess) in out.iter_mut().zip(keys).zip(hashes).zip(&guesses) {
             *out = if self.entries.is(guess, key) {
                 Found::Hit(FlowHandle(guess))
             } else {

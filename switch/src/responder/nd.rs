@@ -23,12 +23,13 @@ pub fn nd(
     ends: &mut Ends<'_>,
 ) -> Result<Option<Originated>, DropReason> {
     let invalid = DropReason::NeighbourDiscoveryInvalid;
-    let (IpAddr::V6(source), IpAddr::V6(destination)) = (packet.source, packet.destination) else {
+    let (IpAddr::V6(source), IpAddr::V6(destination)) = (packet.source().into(), packet.destination().into())
+    else {
         return Err(invalid);
     };
     // RFC 4861 section 6.1 and 7.1: hop limit 255 proves that no router forwarded it, and it is never fragmented.
     let hop_limit = head.get(usize::from(packet.l3) + 7);
-    if hop_limit != Some(&255) || packet.fragment != Fragment::None {
+    if hop_limit != Some(&255) || packet.fragment() != Fragment::None {
         return Err(invalid);
     }
     let body = head.get(usize::from(packet.l4)..packet.end as usize).ok_or(invalid)?;

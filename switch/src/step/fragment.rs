@@ -31,13 +31,13 @@ impl<P> Held<P> {
 
     /// The packet that it is a part of, in the pod's share that it counts against, and the part.
     fn part(&self) -> Option<(FragmentKey, Part)> {
-        let Packet { source, destination, protocol, fragment, .. } = self.parsed;
-        let Fragment::Part { id, offset, more } = fragment else { return None };
+        let Fragment::Part { id, offset, more } = self.parsed.fragment() else { return None };
+        let (source, destination) = (self.parsed.source().into(), self.parsed.destination().into());
         let (slot, direction) = match self.path {
             Path { source: Some(slot), .. } => (slot, Direction::Egress),
             Path { destination, .. } => (destination?, Direction::Ingress),
         };
-        let key = FragmentKey::new(slot, direction, source, destination, protocol, id);
+        let key = FragmentKey::new(slot, direction, source, destination, self.parsed.protocol, id);
         Some((key, Part { offset, len: self.parsed.l4_len() as u32, more }))
     }
 }

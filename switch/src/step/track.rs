@@ -35,8 +35,8 @@ impl<'a> Leg<'a> {
 
     /// The packet as the policy sees it.
     fn tuple(&self) -> Tuple {
-        let remote = remote(self.packet, self.direction);
-        match self.packet.upper {
+        let remote = remote(self.packet, self.direction).into();
+        match self.packet.upper() {
             Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
                 Tuple::with_ports(self.direction, remote, self.packet.protocol, source, destination)
             }
@@ -49,29 +49,27 @@ impl<'a> Leg<'a> {
 
     /// The packet as an ICMP message.
     fn message(&self) -> IcmpMessage<'a> {
-        let Packet { source, destination, protocol, l4, end, .. } = *self.packet;
-        let bytes = self.head.get(usize::from(l4)..self.head.len().min(end as usize)).unwrap_or_default();
-        IcmpMessage { slot: self.slot, direction: self.direction, source, destination, protocol, bytes }
+        let Self { slot, direction, packet, head } = *self;
+        let (source, destination) = (packet.source().into(), packet.destination().into());
+        let bytes = usize::from(packet.l4)..head.len().min(packet.end as usize);
+        let bytes = head.get(bytes).unwrap_or_default();
+        IcmpMessage { slot, direction, source, destination, protocol: packet.protocol, bytes }
     }
 
     fn facts(&self) -> PacketFacts {
-        let tcp_flags = match self.packet.upper {
-            Upper::Tcp { flags, .. } => flags,
-            _ => 0,
-        };
-        PacketFacts { direction: self.direction, tcp_flags, bytes: self.packet.end }
+        PacketFacts { direction: self.direction, tcp_flags: self.packet.tcp_flags(), bytes: self.packet.end }
     }
 }
 
 /// The flow that a packet would belong to. ICMP messages other than queries make none: nothing answers them.
-#[inline]
+#[inline(always)]
 pub(super) fn key(slot: PodSlot, direction: Direction, packet: &Packet) -> Option<FlowKey> {
-    let Packet { source, destination, protocol, .. } = *packet;
+    let protocol = packet.protocol;
     let (local, remote) = match direction {
-        Direction::Ingress => (destination, source),
-        Direction::Egress => (source, destination),
+        Direction::Ingress => (packet.destination(), packet.source()),
+        Direction::Egress => (packet.source(), packet.destination()),
     };
-    match packet.upper {
+    match packet.upper() {
         Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
             let (local_port, remote_port) = match direction {
                 Direction::Ingress => (destination, source),
@@ -120,7 +118,7 @@ fn stateless<P>(
     leg: &Leg<'_>,
 ) -> Result<(), DropReason> {
     let is_error =
-        matches!(leg.packet.upper, Upper::Icmp { kind, .. } if is_error(leg.packet.protocol, kind));
+        matches!(leg.packet.upper(), Upper::Icmp { kind, .. } if is_error(leg.packet.protocol, kind));
     if is_error
         && shard.related_errors
         && let Ok(handle) = shard.flows.related(&leg.message(), now)

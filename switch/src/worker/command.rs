@@ -279,7 +279,11 @@ impl Worker {
             let link = self.shard.links.link(slot);
             reports[slot.index()] = LinkReport {
                 pod_mac: link.pod_mac,
-                gateway_mac: pod.addresses.iter().find_map(|address| link.gateway_mac(pod, *address)),
+                gateway_mac: pod
+                    .addresses
+                    .iter()
+                    .find_map(|address| link.gateway_mac(pod, *address))
+                    .copied(),
                 gateway_resolved: link.gateway_is_resolved(pod),
             };
         }

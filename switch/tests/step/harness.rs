@@ -113,8 +113,11 @@ impl Bench {
 
     /// Frames through the step, as one batch.
     pub(crate) fn batch(&mut self, frames: Vec<(From, Vec<u8>)>) -> Vec<(Vec<u8>, Outcome)> {
+        let (from, mut packets): (Vec<From>, Vec<Vec<u8>>) = frames.into_iter().unzip();
+        let mut from = from.into_iter();
+        let next = |_: &Vec<u8>| from.next().unwrap();
         let mut decided = Vec::new();
-        step::step(&Heap, &mut self.shard, &self.tables, self.now, frames.into_iter(), &mut decided);
+        step::step(&Heap, &mut self.shard, &self.tables, self.now, next, &mut packets, &mut decided);
         for (frame, outcome) in &decided {
             if let Outcome::Forward { to, .. } = outcome {
                 self.shard.counters.forwarded(*to, frame.len());

@@ -4,7 +4,7 @@
 
 use std::marker::PhantomData;
 
-use espalier_switch::step::Memory;
+use espalier_switch::step::{From, Memory};
 
 /// Gives the step access to frames that borrow the arena.
 #[derive(Debug, Default)]
@@ -15,7 +15,8 @@ pub(super) struct Arena<'f>(PhantomData<Frame<'f>>);
 pub(super) struct Frame<'f> {
     bytes: &'f mut [u8],
     len: usize,
-    _as_large_as_the_workers: [u64; 5],
+    from: From,
+    _as_large_as_the_workers: [u32; 9],
 }
 
 const _: () = assert!(size_of::<Frame<'_>>() == size_of::<espalier_xsk::Packet>());
@@ -24,7 +25,22 @@ impl<'f> Frame<'f> {
     /// `memory` cut into frames of `stride` bytes.
     pub(super) fn cut(memory: &'f mut [u8], stride: usize) -> impl Iterator<Item = Self> {
         let whole = memory.chunks_exact_mut(stride);
-        whole.map(|bytes| Self { bytes, len: 0, _as_large_as_the_workers: [0; 5] })
+        whole.map(|bytes| Self {
+            bytes,
+            len: 0,
+            from: From::Trunk { vlan: 0 },
+            _as_large_as_the_workers: [0; 9],
+        })
+    }
+
+    /// Where it comes from.
+    pub(super) fn from(&self) -> From {
+        self.from
+    }
+
+    /// Has it come from there.
+    pub(super) fn set_from(&mut self, from: From) {
+        self.from = from;
     }
 
     /// Becomes a copy of `frame`; the caller changes it further.

@@ -67,8 +67,7 @@ pub(super) fn run(
 }
 
 /// [`ROUND`] frames in batches.
-pub(super) fn batches<'f>(frames: impl Iterator<Item = Frame<'f>>) -> Vec<Batch<'f>> {
-    let mut frames = frames.map(|frame| (From::Trunk { vlan: 0 }, frame));
+pub(super) fn batches<'f>(mut frames: impl Iterator<Item = Frame<'f>>) -> Vec<Batch<'f>> {
     (0..BATCHES).map(|_| frames.by_ref().take(BATCH).collect()).collect()
 }
 
@@ -99,15 +98,15 @@ impl<'f> Load<'f> {
         let pods = u32::from(PODS);
         for (number, batch) in batches.iter_mut().enumerate() {
             let sender = random.below(PODS.into()) as u32;
-            for (from, frame) in batch {
+            for frame in batch {
                 let flow = random.below((*flows / pods) as usize) as u32 * pods;
                 if number % 2 == 0 {
                     let ends = ends(flow + random.below(PODS.into()) as u32, *v6, *protocol);
-                    *from = From::Trunk { vlan: vlan(ends.slot) };
+                    frame.set_from(From::Trunk { vlan: vlan(ends.slot) });
                     template.write(frame, &ends, Ingress);
                 } else {
                     let ends = ends(flow + sender, *v6, *protocol);
-                    *from = From::Pod { slot: ends.slot, tagged: true };
+                    frame.set_from(From::Pod { slot: ends.slot, tagged: true });
                     template.write(frame, &ends, Egress);
                 }
             }

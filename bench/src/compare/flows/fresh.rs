@@ -86,13 +86,14 @@ impl<'f> Load<'f> {
     /// No two packets of a run are of one flow: the allowed ones come in turns, with another port in each turn.
     fn write(&mut self) {
         let Self { world, batches, templates, allowed, keys, next } = self;
-        let local = world.tables.pod(POD).and_then(|pod| pod.addresses.first().copied());
-        for ((from, frame), local) in batches.iter_mut().flatten().zip(local.into_iter().cycle()) {
+        let local =
+            world.tables.pod(POD).and_then(|pod| pod.addresses.first()).map(|address| (*address).into());
+        for (frame, local) in batches.iter_mut().flatten().zip(local.into_iter().cycle()) {
             let Packet { remote, protocol, port } = allowed[*next % allowed.len()];
             let remote_port = 1024 + (*next / allowed.len() % 60_000) as u16;
             let ends =
                 Ends { slot: POD, local, remote: remote.into(), protocol, local_port: port, remote_port };
-            *from = From::Trunk { vlan: vlan(POD) };
+            frame.set_from(From::Trunk { vlan: vlan(POD) });
             templates[usize::from(protocol == UDP)].write(frame, &ends, Ingress);
             keys.push(ends.key());
             *next += 1;

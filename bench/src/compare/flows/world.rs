@@ -99,8 +99,8 @@ pub(super) struct World<'f> {
     decided: Vec<(Frame<'f>, Outcome)>,
 }
 
-/// A batch of packets with where they come from, to be used again and again.
-pub(super) type Batch<'f> = Vec<(espalier_switch::step::From, Frame<'f>)>;
+/// A batch of packets, to be used again and again.
+pub(super) type Batch<'f> = Vec<Frame<'f>>;
 
 impl<'f> World<'f> {
     /// All pods of the snapshot attached, in the first slots.
@@ -153,13 +153,12 @@ impl<'f> World<'f> {
         let arena = Arena::default();
         nanoseconds_each(ROUND, || {
             for batch in batches {
-                let from = batch.first().map(|(from, _)| *from);
-                step(&arena, shard, tables, NOW, batch.drain(..), decided);
+                step(&arena, shard, tables, NOW, Frame::from, batch, decided);
                 for (frame, outcome) in decided.drain(..) {
                     if let Outcome::Forward { to, .. } = outcome {
                         shard.counters.forwarded(to, arena.len(&frame));
                     }
-                    batch.extend(from.map(|from| (from, frame)));
+                    batch.push(frame);
                 }
             }
         })
