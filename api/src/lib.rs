@@ -2,7 +2,8 @@
 //!
 //! Everything here is plain data. Values are checked while they are parsed, so that code behind this crate never
 //! sees a VLAN 0, a reversed port range or a rule with two targets; a refusal names the field and the fix
-//! ([`InputError`]). Nothing here does I/O except [`file`], which reads snapshot files.
+//! ([`InputError`]). Nothing here does I/O except [`file`], which reads
+//! snapshot files, `settings`, which reads those of the programs, and [`socket`], which binds theirs.
 
 pub mod agent;
 pub mod control;
@@ -14,15 +15,18 @@ pub mod flows;
 pub mod ids;
 pub mod protocol;
 pub mod rule;
+#[cfg(feature = "settings")]
+pub mod settings;
 pub mod snapshot;
+pub mod socket;
 mod validate;
 
 pub use error::InputError;
 pub use explain::{Answer, Difference, Explained, Nearest, Query, QueryProtocol, Verdict};
 pub use ids::{EniId, Generation, GroupId, Mac, PodName, PrefixListId, RuleId, Vlan};
 pub use rule::{
-    Direction, Ec2Rule, Family, GroupReference, IcmpMatch, IpProtocolText, PortRange, ProtocolMatch, RuleTarget,
-    SecurityGroupRule,
+    Direction, Ec2Rule, Family, GroupReference, IcmpMatch, IpProtocolText, PortRange, ProtocolMatch,
+    RuleTarget, SecurityGroupRule,
 };
 pub use snapshot::{
     Address, ConnectionTracking, Ec2Reference, Gateway, OnRuleChange, Pod, PrefixList, SecurityGroup,

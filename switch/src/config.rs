@@ -3,11 +3,11 @@
 //! Every default stands in `--help`. A setting given on the command line wins over the file.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
-use espalier_api::InputError;
+use clap::{Parser, ValueEnum};
+use espalier_api::settings::SettingsError;
 use espalier_xsk::XdpMode;
 
 use crate::flow::Timeouts;
@@ -200,72 +200,18 @@ impl Config {
     }
 
     /// Reads the command line, and the file it names.
-    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
-        let args: Vec<OsString> = args.into_iter().collect();
-        let given = Self::try_parse_from(&args)?;
-        let Some(path) = &given.config else { return Ok(given) };
-        let program = args.first().cloned().unwrap_or_default();
-        let settings = file_args(path)?;
-        for (field, setting) in &settings {
-            let alone = [&program, setting];
-            Self::try_parse_from(alone).map_err(|error| in_file(path, field, &error))?;
-        }
-        let all = std::iter::once(program).chain(settings.into_iter().map(|(_, arg)| arg));
-        let matches = Self::command().try_get_matches_from(all.chain(args.into_iter().skip(1)))?;
-        Ok(Self::from_arg_matches(&matches)?)
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, SettingsError> {
+        espalier_api::settings::read(args)
     }
-}
-
-/// The settings could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The command line.
-    #[error(transparent)]
-    Args(#[from] clap::Error),
-    /// The file.
-    #[error(transparent)]
-    File(#[from] InputError),
-}
-
-/// The settings of a file as flags, with their names.
-fn file_args(path: &Path) -> Result<Vec<(String, OsString)>, InputError> {
-    let refuse =
-        |field: &str, message: String| InputError::new(field, message).in_file(path.display().to_string());
-    let text =
-        std::fs::read_to_string(path).map_err(|error| refuse("", format!("cannot be read: {error}")))?;
-    let settings: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(&text)
-        .map_err(|error| refuse("", format!("is not a YAML map of settings: {error}")))?;
-    settings
-        .into_iter()
-        .filter(|(_, value)| *value != serde_json::Value::Bool(false))
-        .map(|(name, value)| {
-            let known = Config::command().get_arguments().any(|arg| arg.get_long() == Some(&name));
-            if !known || name == "config" {
-                return Err(refuse(&name, "is not a setting: `espalier-switch --help` lists them".into()));
-            }
-            let flag = match value {
-                serde_json::Value::Bool(_) => format!("--{name}"),
-                serde_json::Value::String(text) => format!("--{name}={text}"),
-                serde_json::Value::Number(number) => format!("--{name}={number}"),
-                _ => return Err(refuse(&name, "must be a string, a number or a truth value".into())),
-            };
-            Ok((name, flag.into()))
-        })
-        .collect()
-}
-
-/// clap's message without its heading and hints.
-fn in_file(path: &Path, field: &str, error: &clap::Error) -> InputError {
-    let text = error.to_string();
-    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    InputError::new(field, message).in_file(path.display().to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
-    fn config(args: &[&str]) -> Result<Config, ConfigError> {
+    fn config(args: &[&str]) -> Result<Config, SettingsError> {
         let args = std::iter::once("espalier-switch").chain(args.iter().copied());
         Config::from_args(args.map(OsString::from))
     }
@@ -296,7 +242,7 @@ mod tests {
         ] {
             let file = file(text);
             match config(&["--config", file.path().to_str().unwrap()]) {
-                Err(ConfigError::File(error)) => {
+                Err(SettingsError::File(error)) => {
                     assert_eq!(error.field, field, "{error}");
                     assert!(error.message.contains(wanted), "{error}");
                 }

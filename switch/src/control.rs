@@ -2,8 +2,6 @@
 //!
 //! The words are `espalier_api::control`'s. Requests are answered one at a time by the manager on a blocking thread.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Bytes;
@@ -41,49 +39,6 @@ impl FromRef<App> for Shared {
     fn from_ref(app: &App) -> Self {
         Arc::clone(&app.manager)
     }
-}
-
-/// Binds the socket; a stale file of an ended switch is replaced, a living switch is not.
-pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, InputError> {
-    let refuse = |message: String| InputError::new("socket", format!("{}: {message}", path.display()));
-    let group = group.map(group_id).transpose()?;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| refuse(error.to_string()))?;
-    }
-    if let Ok(meta) = std::fs::symlink_metadata(path) {
-        if !meta.file_type().is_socket() {
-            return Err(refuse("exists and is not a socket: remove it or choose another path".into()));
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(refuse("another espalier-switch answers on it: stop that one first".into()));
-        }
-        std::fs::remove_file(path).map_err(|error| refuse(error.to_string()))?;
-    }
-    // Made under a private name and moved into place, so that it is never open to others, not even for a moment.
-    let private = private_name(path);
-    let listener = UnixListener::bind(&private).map_err(|error| refuse(error.to_string()))?;
-    std::os::unix::fs::chown(&private, None, group)
-        .and_then(|()| std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o660)))
-        .and_then(|()| std::fs::rename(&private, path))
-        .map_err(|error| refuse(error.to_string()))?;
-    Ok(listener)
-}
-
-fn private_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    name.into()
-}
-
-/// A group's number, from `/etc/group` if it is given by name.
-fn group_id(group: &str) -> Result<u32, InputError> {
-    if let Ok(number) = group.parse() {
-        return Ok(number);
-    }
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    let line = groups.lines().find(|line| line.split(':').next() == Some(group));
-    let number = line.and_then(|line| line.split(':').nth(2)?.parse().ok());
-    number.ok_or_else(|| InputError::new("socket-group", format!("{group:?} is no group of this machine")))
 }
 
 /// Serves until `stopped`.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use espalier_api::InputError;
-use espalier_switch::config::{Config, ConfigError};
+use espalier_api::settings::SettingsError;
+use espalier_switch::config::Config;
 use espalier_switch::manager::{Manager, ManagerError};
 use espalier_switch::{control, watch};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,8 +19,8 @@ const BAD_INPUT: u8 = 2;
 fn main() -> ExitCode {
     let config = match Config::from_args(std::env::args_os()) {
         Ok(config) => config,
-        Err(ConfigError::Args(error)) => error.exit(),
-        Err(ConfigError::File(error)) => return complain(&error, BAD_INPUT),
+        Err(SettingsError::Args(error)) => error.exit(),
+        Err(SettingsError::File(error)) => return complain(&error, BAD_INPUT),
     };
     if let Err(error) = start_log(&config.log) {
         return complain(&error, BAD_INPUT);
@@ -66,7 +67,8 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     let mut interrupt = signal(SignalKind::interrupt())?;
     let socket = config.socket.clone();
     let group = config.socket_group.clone();
-    let listener = control::bind(&socket, group.as_deref())?;
+    let listener = espalier_api::socket::bind(&socket, group.as_deref(), "espalier-switch")?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
     let mut manager = Manager::start(config)?;
     if let Some(snapshot) = snapshot {
         manager.apply(snapshot)?;
