@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod desired;
+pub mod ec2;
 pub mod facts;
 pub mod kube;
 pub mod push;
