@@ -13,12 +13,14 @@ mod schedule;
 mod table;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use espalier_api::agent::{Problem, ProblemReason};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
@@ -43,6 +45,8 @@ pub struct Ec2Settings {
     pub region: Option<String>,
     /// URL to use instead of EC2's own (a VPC endpoint, a test server).
     pub endpoint: Option<String>,
+    /// Shared credentials file (`[default]` and others) instead of `~/.aws/credentials`, as a mounted secret holds it.
+    pub credentials_file: Option<PathBuf>,
     /// Longest wait for the answer to one request.
     pub request_timeout: Duration,
     /// How often.
@@ -78,6 +82,7 @@ impl Default for Ec2Settings {
         Self {
             region: None,
             endpoint: None,
+            credentials_file: None,
             request_timeout: Duration::from_secs(10),
             polling: Polling::default(),
         }
@@ -110,6 +115,10 @@ impl Ec2 {
             .timeout_config(timeouts);
         if let Some(region) = &settings.region {
             loader = loader.region(aws_config::Region::new(region.clone()));
+        }
+        if let Some(file) = &settings.credentials_file {
+            let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build();
+            loader = loader.profile_files(files);
         }
         let shared = loader.load().await;
         if shared.region().is_none() {

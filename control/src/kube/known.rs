@@ -58,7 +58,7 @@ impl Known {
             Kind::CniNode => Vec::new(),
         };
         let gone = keys.iter().filter(|key| !listed.contains(*key));
-        gone.fold(false, |changed, key| self.remove(kind, key) || changed)
+        gone.filter(|key| self.remove(kind, key)).count() > 0
     }
 }
 
