@@ -6,6 +6,8 @@
 //! | `PUT /v1/snapshot` | [`crate::Snapshot`] | [`Applied`], once every worker enforces it |
 //! | `GET /v1/snapshot` | | the enforced [`crate::Snapshot`] |
 //! | `GET /v1/pods` | | `[`[`PodStatus`]`]` |
+//! | `POST /v1/pods/{namespace}/{name}/move` | [`MovePod`] | [`Moved`], once the pod lives there |
+//! | `POST /v1/pods/rebalance` | [`Rebalance`] | `[`[`Moved`]`]`, what evens out the workers' packets |
 //! | `GET /v1/groups` | | `[`[`GroupStatus`]`]` |
 //! | `GET /v1/pods/{namespace}/{name}/rules` | | `[`[`RuleStatus`]`]` |
 //! | `/v1/flows` | | see [`crate::flows`] |
@@ -129,6 +131,9 @@ pub struct TrunkStatus {
     pub mtu: u32,
     /// Driver, as ethtool names it.
     pub driver: String,
+    /// Its queues that have a socket.
+    #[serde(default)]
+    pub queues: usize,
     /// How the steering program is attached.
     pub xdp: XdpStatus,
     /// What the kernel could not do for its sockets.
@@ -147,12 +152,77 @@ pub struct XdpStatus {
     pub fallback: Option<String>,
 }
 
+/// Whether a worker works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WorkerState {
+    /// It does.
+    #[default]
+    Running,
+    /// It has shown no life for more than two seconds, though it wakes four times a second without work. Its counters
+    /// are those of its last report.
+    Stalled,
+    /// Its thread has ended; the switch is about to end too.
+    Dead,
+}
+
+/// Where a pod is to live from now on: body of `POST /v1/pods/{namespace}/{name}/move`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MovePod {
+    /// Index of the worker.
+    pub worker: usize,
+}
+
+/// Reply to a move: what was moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moved {
+    /// The pod.
+    pub pod: PodName,
+    /// Its home until now.
+    pub from: usize,
+    /// Its home from now on.
+    pub to: usize,
+    /// Flows that went along.
+    pub flows: u64,
+    /// Flows the new home had no room for: their next packets are judged anew.
+    pub flows_lost: u64,
+    /// Milliseconds in which the pod's packets waited.
+    pub held_ms: f64,
+}
+
+/// Body of `POST /v1/pods/rebalance`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rebalance {
+    /// Milliseconds in which packets are counted before it is decided what to move.
+    #[serde(default = "one_second")]
+    pub interval_ms: u64,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { interval_ms: one_second() }
+    }
+}
+
+fn one_second() -> u64 {
+    1000
+}
+
 /// State of one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerStatus {
     /// Index of the worker.
     pub worker: usize,
+    /// Whether it works.
+    #[serde(default)]
+    pub state: WorkerState,
+    /// The trunk's queues it serves; it sends by the first.
+    #[serde(default)]
+    pub trunk_queues: Vec<u32>,
     /// The core it is pinned to; absent where pinning is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub core: Option<usize>,
@@ -189,12 +259,19 @@ pub struct Frames {
     pub total: u64,
 }
 
-/// Packets. `rx == forwarded + Σ dropped + consumed` at every batch boundary.
+/// Packets. At every batch boundary of a worker `rx + handedIn == forwarded + Σ dropped + consumed + handedOut`, and over
+/// all workers, when none is under way between two of them, `rx == forwarded + Σ dropped + consumed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
     /// Received from ports.
     pub rx: u64,
+    /// Taken over from other workers, which received them; over all workers as many as `handedOut`.
+    #[serde(default)]
+    pub handed_in: u64,
+    /// Handed over to the workers that are their pods' homes.
+    #[serde(default)]
+    pub handed_out: u64,
     /// Handed to a port to send.
     pub forwarded: u64,
     /// Answered or used up by the switch itself (ARP, neighbour discovery).
@@ -206,7 +283,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Packets that left in a counted way; equals `rx` when nothing is under way.
+    /// Packets that left the switch in a counted way; over all workers equals `rx` when nothing is under way.
     pub fn accounted(&self) -> u64 {
         self.forwarded + self.consumed + self.dropped.values().sum::<u64>()
     }

@@ -19,7 +19,7 @@ use crate::processes::{self, LOOK_AGAIN, SWITCH, VPC_SERVICES};
 use crate::run_dir::{RunDir, State};
 use crate::scenario::{Endpoint, Scenario};
 use crate::services::{READY, Services};
-use crate::topology::{PodWiring, Topology};
+use crate::topology::{PodWiring, Topology, Wiring};
 use crate::{LabError, interrupt};
 
 /// How long the programs of a lab may take to answer, on a busy machine.
@@ -34,6 +34,8 @@ pub struct Options {
     pub mtu: Option<u32>,
     /// How the pods are wired.
     pub wiring: PodWiring,
+    /// Queues of the trunk each way: at least as many as the switch has workers. The VPC spreads flows over them.
+    pub trunk_queues: u16,
     /// The switch program; by default `ESPALIER_SWITCH`, then beside this program, then PATH.
     pub switch: Option<PathBuf>,
     /// Further flags for the switch.
@@ -50,6 +52,7 @@ impl Default for Options {
             name: LabName::default(),
             mtu: None,
             wiring: PodWiring::default(),
+            trunk_queues: 1,
             switch: None,
             switch_flags: Vec::new(),
             log: "info".into(),
@@ -110,7 +113,8 @@ impl Lab {
             options.name, scenario.name
         ));
         let mut unfinished = Unfinished(Some(&dir));
-        let topology = Topology::build(&options.name, &scenario, mtu, options.wiring, dir.path())?.keep();
+        let wiring = Wiring { pods: options.wiring, trunk_queues: options.trunk_queues };
+        let topology = Topology::build(&options.name, &scenario, mtu, wiring, dir.path())?.keep();
         unfinished.0 = None;
         drop(unfinished);
         let control = Control::new(dir.file("switch.sock"));

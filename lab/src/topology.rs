@@ -21,6 +21,21 @@ pub struct PodWiring {
     pub static_neighbours: bool,
 }
 
+/// How a lab is wired.
+#[derive(Debug, Clone, Copy)]
+pub struct Wiring {
+    /// Its pods.
+    pub pods: PodWiring,
+    /// Queues of the trunk each way; the VPC spreads flows over them.
+    pub trunk_queues: u16,
+}
+
+impl Default for Wiring {
+    fn default() -> Self {
+        Self { pods: PodWiring::default(), trunk_queues: 1 }
+    }
+}
+
 /// The namespaces of a lab.
 #[derive(Debug)]
 pub struct Topology {
@@ -37,14 +52,14 @@ impl Topology {
         name: &LabName,
         scenario: &Scenario,
         mtu: u32,
-        wiring: PodWiring,
+        wiring: Wiring,
         folder: &Path,
     ) -> Result<Self, LabError> {
         let topology = Self::handles(name, scenario, NetNs::create)?;
-        fabric::trunk(&topology.vpc, &topology.node, scenario, mtu, folder)?;
+        fabric::trunk(&topology.vpc, &topology.node, scenario, (mtu, wiring.trunk_queues), folder)?;
         for (index, namespace) in topology.pods.iter().enumerate() {
             fabric::branch(&topology.vpc, scenario, index, mtu, folder)?;
-            attach::pod(&topology.node, namespace, scenario, index, mtu, wiring)?;
+            attach::pod(&topology.node, namespace, scenario, index, mtu, wiring.pods)?;
         }
         for (index, namespace) in topology.hosts.iter().enumerate() {
             attach::host(&topology.vpc, namespace, scenario, index, mtu)?;

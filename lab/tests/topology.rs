@@ -11,7 +11,7 @@ use espalier_lab::LabName;
 use espalier_lab::netns::NetNs;
 use espalier_lab::packet_socket::PacketSocket;
 use espalier_lab::scenario::{Endpoint, Scenario};
-use espalier_lab::topology::{PodWiring, Topology};
+use espalier_lab::topology::{Topology, Wiring};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -26,7 +26,7 @@ impl Net {
         let scenario = Scenario::load("dual-stack").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let name: LabName = format!("t{tag}{}", std::process::id()).parse().unwrap();
-        let topology = Topology::build(&name, &scenario, mtu, PodWiring::default(), folder.path()).unwrap();
+        let topology = Topology::build(&name, &scenario, mtu, Wiring::default(), folder.path()).unwrap();
         Self { topology, scenario, _folder: folder }
     }
 
@@ -141,7 +141,7 @@ fn a_build_that_panics_or_fails_leaves_no_namespace() {
     let scenario = Scenario::load("dual-stack").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let name: LabName = format!("tf{}", std::process::id()).parse().unwrap();
-    let error = Topology::build(&name, &scenario, 1500, PodWiring::default(), folder.path()).unwrap_err();
+    let error = Topology::build(&name, &scenario, 1500, Wiring::default(), folder.path()).unwrap_err();
     assert!(error.to_string().contains("File exists"), "{error}");
     assert!(blocker.exists());
     assert!(!NetNs::existing(format!("{name}-node")).exists());

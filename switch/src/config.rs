@@ -40,9 +40,14 @@ pub struct Config {
     #[arg(long, value_name = "auto|native|generic", default_value_t = XdpMode::Auto)]
     pub xdp_mode: XdpMode,
 
-    /// Core to pin the worker to; `none` leaves it to the scheduler
-    #[arg(long, value_name = "CORE|none", default_value = "none", value_parser = core)]
-    pub core: Core,
+    /// Worker threads, at most one a queue of the trunk [default: one for each of --cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: Option<u8>,
+
+    /// Cores to pin the workers to, one each (`2,4-7`); `none` leaves them to the scheduler [default: the cores of the
+    /// cpuset, as many as the trunk has queues, pinned if the cpuset is smaller than the machine]
+    #[arg(long, alias = "core", value_name = "LIST|none", value_parser = cores)]
+    pub cores: Option<Cores>,
 
     /// Frames of 4096 bytes shared by all ports
     #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1024..=4_194_304))]
@@ -68,7 +73,7 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=4094))]
     pub max_pods: u16,
 
-    /// Flows the worker keeps track of, over all pods
+    /// Flows kept track of, over all pods; each worker has an equal part
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=268_435_456))]
     pub max_flows: u32,
 
@@ -103,7 +108,8 @@ pub struct Config {
 }
 
 const EXAMPLES: &str = "Examples:
-  espalier-switch --snapshot node.yaml --core 1
+  espalier-switch --snapshot node.yaml --cores 1
+  espalier-switch --snapshot node.yaml --workers 4 --cores 4-7
   espalier-switch --config /etc/espalier/switch.yaml
   espalier-switch --unpin            # give the interfaces back to the kernel
 
@@ -166,15 +172,38 @@ pub enum TxChecksum {
     Off,
 }
 
-/// The core of the worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Core(pub Option<usize>);
+/// Where the workers run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cores {
+    /// Wherever the scheduler puts them.
+    Unpinned,
+    /// Each on its own core.
+    Pinned(Vec<usize>),
+}
 
-fn core(text: &str) -> Result<Core, String> {
+fn cores(text: &str) -> Result<Cores, String> {
     match text {
-        "none" => Ok(Core(None)),
-        _ => text.parse().map(|core| Core(Some(core))).map_err(|_| "expected a core number or `none`".into()),
+        "none" => Ok(Cores::Unpinned),
+        _ => core_list(text)
+            .map(Cores::Pinned)
+            .ok_or_else(|| "expected different core numbers such as `1`, `2,3` or `4-7`, or `none`".into()),
     }
+}
+
+/// The cores of a list as the kernel writes it: numbers and ranges, none twice.
+pub(crate) fn core_list(text: &str) -> Option<Vec<usize>> {
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        // The largest number of CPUs a kernel is built for.
+        if first > last || last >= 8192 {
+            return None;
+        }
+        cores.extend(first..=last);
+    }
+    let distinct: std::collections::BTreeSet<_> = cores.iter().collect();
+    (distinct.len() == cores.len()).then_some(cores)
 }
 
 fn ring(text: &str) -> Result<u32, String> {
@@ -227,7 +256,8 @@ mod tests {
         let file = file("frames: 16384\nring: 512\ncore: 1\nxdp-mode: native\n");
         let path = file.path().to_str().unwrap();
         let config = config(&["--ring", "1024", "--config", path]).unwrap();
-        assert_eq!((config.frames, config.ring, config.core), (16384, 1024, Core(Some(1))));
+        assert_eq!((config.frames, config.ring), (16384, 1024));
+        assert_eq!(config.cores, Some(Cores::Pinned(vec![1])));
         assert_eq!((config.xdp_mode, config.pod_fill), (XdpMode::Native, 2048));
     }
 
@@ -237,7 +267,10 @@ mod tests {
             ("frames: 1\n", "frames", "1024"),
             ("ring: 1000\n", "ring", "power of two"),
             ("frame: 16384\n", "frame", "not a setting"),
-            ("core: [1]\n", "core", "must be a string"),
+            ("cores: [1]\n", "cores", "must be a string"),
+            ("cores: 1,1\n", "cores", "different core numbers"),
+            ("cores: 3-1\n", "cores", "different core numbers"),
+            ("workers: 0\n", "workers", "1..=64"),
             ("- 1\n", "", "YAML map"),
         ] {
             let file = file(text);
@@ -249,6 +282,14 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn cores_are_numbers_ranges_or_none() {
+        let cores = |list: &str| config(&["--workers", "2", "--cores", list]).unwrap().cores;
+        assert_eq!(cores("none"), Some(Cores::Unpinned));
+        assert_eq!(cores("5,1-3"), Some(Cores::Pinned(vec![5, 1, 2, 3])));
+        assert_eq!(config(&[]).unwrap().cores, None);
     }
 
     #[test]

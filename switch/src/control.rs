@@ -3,6 +3,7 @@
 //! The words are `espalier_api::control`'s. Requests are answered one at a time by the manager on a blocking thread.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -12,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use axum::serve::IncomingStream;
-use espalier_api::control::{AGENT_HEADER, ErrorReply, Status};
+use espalier_api::control::{AGENT_HEADER, ErrorReply, MovePod, Rebalance, Status};
 use espalier_api::{InputError, PodName, Query, Snapshot};
 use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
@@ -59,6 +60,8 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/snapshot", put(apply).get(snapshot))
         .route("/v1/pods", get(pods))
+        .route("/v1/pods/rebalance", post(rebalance))
+        .route("/v1/pods/{namespace}/{name}/move", post(move_pod))
         .route("/v1/groups", get(groups))
         .route("/v1/pods/{namespace}/{name}/rules", get(rules))
         .route("/v1/explain", post(explain))
@@ -73,6 +76,10 @@ pub async fn serve(
         .with_graceful_shutdown(stopped)
         .await
 }
+
+/// Time in which the packets are counted by which workers are evened out.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Who is at the other end, as the kernel says.
 #[derive(Debug, Clone, Copy)]
@@ -212,6 +219,33 @@ async fn apply(
             return Err(InputError::new("ec2", message).into());
         }
         manager.apply(snapshot)
+    })
+    .await
+}
+
+async fn move_pod(
+    State(manager): State<Shared>,
+    UrlPath((namespace, name)): UrlPath<(String, String)>,
+    Body(body): Body,
+) -> Response {
+    let Ok(pod) = format!("{namespace}/{name}").parse::<PodName>() else {
+        return refused(StatusCode::BAD_REQUEST, "pod", "expected namespace/name");
+    };
+    ask(manager, move |manager| {
+        let MovePod { worker } = parse(&body)?;
+        manager.move_pod(&pod, worker)
+    })
+    .await
+}
+
+async fn rebalance(State(manager): State<Shared>, Body(body): Body) -> Response {
+    ask(manager, move |manager| {
+        let Rebalance { interval_ms } = if body.is_empty() { Rebalance::default() } else { parse(&body)? };
+        let interval = Duration::from_millis(interval_ms);
+        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+            return Err(InputError::new("intervalMs", "must be 10 to 60000 milliseconds").into());
+        }
+        manager.rebalance(interval)
     })
     .await
 }

@@ -54,6 +54,10 @@ impl Drops {
 pub struct Totals {
     /// Received from ports.
     pub rx: u64,
+    /// Taken over from another worker, or from its own queue of held packets.
+    pub handed_in: u64,
+    /// Handed over to the pod's home.
+    pub handed_out: u64,
     /// Handed to a port to send.
     pub forwarded: u64,
     /// Used up by the responder.
@@ -68,21 +72,25 @@ impl Totals {
     /// Adds another worker's.
     pub fn add(&mut self, other: &Self) {
         self.rx += other.rx;
+        self.handed_in += other.handed_in;
+        self.handed_out += other.handed_out;
         self.forwarded += other.forwarded;
         self.consumed += other.consumed;
         self.originated += other.originated;
         self.dropped.add(&other.dropped);
     }
 
-    /// Whether every packet received ended in a counter.
+    /// Whether every packet that came ended in a counter.
     pub fn balances(&self) -> bool {
-        self.rx == self.forwarded + self.consumed + self.dropped.total()
+        self.rx + self.handed_in == self.forwarded + self.consumed + self.dropped.total() + self.handed_out
     }
 
     /// The shape of the control socket.
     pub fn to_api(&self) -> Counters {
         Counters {
             rx: self.rx,
+            handed_in: self.handed_in,
+            handed_out: self.handed_out,
             forwarded: self.forwarded,
             consumed: self.consumed,
             dropped: self.dropped.by_label(),
@@ -91,7 +99,7 @@ impl Totals {
     }
 }
 
-/// Packets of one pod.
+/// Packets of one pod, as one worker or all of them saw them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodTotals {
     /// Packets from the pod.
@@ -109,6 +117,16 @@ pub struct PodTotals {
 }
 
 impl PodTotals {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.rx += other.rx;
+        self.rx_bytes += other.rx_bytes;
+        self.tx += other.tx;
+        self.tx_bytes += other.tx_bytes;
+        self.egress_dropped.add(&other.egress_dropped);
+        self.ingress_dropped.add(&other.ingress_dropped);
+    }
+
     /// The shape of the control socket.
     pub fn to_api(&self) -> PodCounters {
         PodCounters {
@@ -123,7 +141,7 @@ impl PodTotals {
 }
 
 /// Whose counters a drop belongs to, besides the worker's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Blame {
     /// No pod's: the frame could not be told to belong to one.
     Nobody,
@@ -169,6 +187,16 @@ impl ShardCounters {
             pod.rx += 1;
             pod.rx_bytes += bytes as u64;
         }
+    }
+
+    /// A packet came from another worker, which has counted where it came from.
+    pub fn handed_in(&mut self) {
+        self.totals.handed_in += 1;
+    }
+
+    /// Packets left for the homes of their pods.
+    pub fn handed_out(&mut self, packets: usize) {
+        self.totals.handed_out += packets as u64;
     }
 
     /// A packet was handed to the trunk (`None`) or to a pod's port.

@@ -1,7 +1,8 @@
-//! Keeps the flow state file: a thread of its own takes changed flows from the worker and writes them.
+//! Keeps the flow state file: a thread of its own takes changed flows from the workers and writes them.
 //!
-//! The worker does no I/O, and the control socket may be busy: neither holds the file up. At the start the flows of an
-//! earlier switch are read back; a file that does not fit is warned about and left out.
+//! Workers do no I/O, and the control socket may be busy: neither holds the file up. One file has the flows of all
+//! workers, so that a switch with another number of them reads it too: each flow goes to its pod's home. A file that does
+//! not fit is warned about and left out.
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -10,18 +11,47 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::clock;
-use crate::flow::ChangePage;
-use crate::flow::PodSlot;
 use crate::flow::state_file::{self, Clock, Layout, StateFileError, StateWriter};
-use crate::worker::{Handle, WorkerGone};
+use crate::flow::{ChangePage, FlowConfig, FlowRecord, PodSlot};
+use crate::worker::{Handle, WorkerFailed};
 
 /// Pause between two looks at what changed; a crash loses the flows that began since the last.
 const PAUSE: Duration = Duration::from_millis(250);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Flows the worker copies between two batches.
+/// Flows a worker copies between two batches.
 const PAGE: usize = 1024;
-/// Flows given back to the worker between two batches.
+/// Flows given back to a worker between two batches.
 const RESTORE: usize = 1024;
+
+/// The workers' flow tables, and where each one's entries lie in the file.
+pub(crate) struct Shards {
+    workers: Vec<Handle>,
+    pods: u16,
+    ipv4: u32,
+    ipv6: u32,
+}
+
+impl Shards {
+    /// Of these workers, each with a table of this size.
+    pub(crate) fn new(workers: Vec<Handle>, each: &FlowConfig) -> Self {
+        Self { workers, pods: each.pods, ipv4: each.ipv4.flows, ipv6: each.ipv6.flows }
+    }
+
+    /// The file has every worker's IPv4 entries, then every worker's IPv6 entries.
+    fn layout(&self) -> Layout {
+        let workers = self.workers.len() as u32;
+        Layout { pods: self.pods, ipv4: self.ipv4 * workers, ipv6: self.ipv6 * workers }
+    }
+
+    /// The number in the file of a worker's entry.
+    fn in_file(&self, worker: usize, entry: u32) -> u32 {
+        let worker = worker as u32;
+        match entry.checked_sub(self.ipv4) {
+            None => worker * self.ipv4 + entry,
+            Some(six) => self.layout().ipv4 + worker * self.ipv6 + six,
+        }
+    }
+}
 
 /// The running thread.
 pub(crate) struct Journal {
@@ -37,22 +67,22 @@ enum Order {
 }
 
 impl Journal {
-    /// Restores the flows of an earlier switch for the pods named (slot and identity), and goes on from there.
+    /// Restores the flows of an earlier switch for the pods named (slot, identity and home), and goes on from there.
     pub(crate) fn start(
         path: PathBuf,
-        layout: Layout,
-        worker: Handle,
-        pods: &[(PodSlot, String)],
+        shards: Shards,
+        pods: &[(PodSlot, String, usize)],
     ) -> Result<Self, StateFileError> {
-        restore(&path, &worker, pods);
-        let mut writer = StateWriter::create(&path, layout, clock_now())?;
-        for (slot, identity) in pods {
+        restore(&path, &shards, pods);
+        let mut writer = StateWriter::create(&path, shards.layout(), clock_now())?;
+        for (slot, identity, _) in pods {
             writer.set_pod(*slot, Some(identity))?;
         }
         let (orders, inbox) = unbounded();
         let spawned = std::thread::Builder::new().name("journal".into()).spawn(move || {
-            let mut page = Box::new(ChangePage::with_room(PAGE));
-            if let Err(error) = keep(&mut writer, &worker, &inbox, &mut page) {
+            let mut pages: Vec<_> =
+                shards.workers.iter().map(|_| Box::new(ChangePage::with_room(PAGE))).collect();
+            if let Err(error) = keep(&mut writer, &shards, &inbox, &mut pages) {
                 tracing::warn!(%error, "flows are no longer written down: a restart would lose them");
             }
         });
@@ -67,7 +97,7 @@ impl Journal {
         let _noted = self.orders.send(Order::Pod(slot, identity));
     }
 
-    /// Writes what is left and ends. The worker must still run.
+    /// Writes what is left and ends. The workers must still run.
     pub(crate) fn stop(self) {
         let _told = self.orders.send(Order::Stop);
         if self.thread.join().is_err() {
@@ -82,16 +112,16 @@ enum Ended {
     #[error(transparent)]
     File(#[from] StateFileError),
     #[error(transparent)]
-    Worker(#[from] WorkerGone),
+    Worker(#[from] WorkerFailed),
 }
 
 fn keep(
     writer: &mut StateWriter,
-    worker: &Handle,
+    shards: &Shards,
     inbox: &Receiver<Order>,
-    page: &mut Box<ChangePage>,
+    pages: &mut [Box<ChangePage>],
 ) -> Result<(), Ended> {
-    write_changes(writer, worker, page)?;
+    write_changes(writer, shards, pages)?;
     writer.publish()?;
     let mut beat = Instant::now();
     loop {
@@ -101,11 +131,11 @@ fn keep(
                 continue;
             }
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                write_changes(writer, worker, page)?;
+                write_changes(writer, shards, pages)?;
                 writer.heartbeat(clock_now())?;
                 return Ok(());
             }
-            Err(RecvTimeoutError::Timeout) => write_changes(writer, worker, page)?,
+            Err(RecvTimeoutError::Timeout) => write_changes(writer, shards, pages)?,
         }
         if beat.elapsed() >= HEARTBEAT {
             writer.heartbeat(clock_now())?;
@@ -114,26 +144,52 @@ fn keep(
     }
 }
 
-fn write_changes(writer: &mut StateWriter, worker: &Handle, page: &mut Box<ChangePage>) -> Result<(), Ended> {
-    loop {
-        let taken = std::mem::replace(page, Box::new(ChangePage::with_room(0)));
-        let (filled, more) = worker.take_changes(taken)?;
-        *page = filled;
-        writer.write(page)?;
-        if !more {
-            return Ok(());
+fn write_changes(
+    writer: &mut StateWriter,
+    shards: &Shards,
+    pages: &mut [Box<ChangePage>],
+) -> Result<(), Ended> {
+    for (index, (worker, page)) in shards.workers.iter().zip(pages).enumerate() {
+        loop {
+            let taken = std::mem::replace(page, Box::new(ChangePage::with_room(0)));
+            let (filled, more) = match worker.take_changes(taken) {
+                Ok(answer) => answer,
+                // The others' flows are still worth writing; what this one has comes when it lives again.
+                Err(error @ WorkerFailed::Silent(..)) => {
+                    tracing::debug!(%error, "its flows are not written for now");
+                    **page = ChangePage::with_room(PAGE);
+                    break;
+                }
+                Err(gone) => return Err(gone.into()),
+            };
+            *page = filled;
+            page.changes.iter_mut().for_each(|change| change.entry = shards.in_file(index, change.entry));
+            writer.write(page)?;
+            if !more {
+                break;
+            }
         }
     }
+    Ok(())
 }
 
-fn restore(path: &std::path::Path, worker: &Handle, pods: &[(PodSlot, String)]) {
-    let place = |identity: &str| pods.iter().find(|(_, known)| known == identity).map(|(slot, _)| *slot);
-    let mut flows = Vec::new();
-    match state_file::load(path, clock_now(), place, |flow| flows.push(flow)) {
+fn restore(path: &std::path::Path, shards: &Shards, pods: &[(PodSlot, String, usize)]) {
+    let place = |identity: &str| pods.iter().find(|(_, known, _)| known == identity).map(|(slot, ..)| *slot);
+    let mut flows: Vec<Vec<FlowRecord>> = shards.workers.iter().map(|_| Vec::new()).collect();
+    let homes: std::collections::HashMap<PodSlot, usize> =
+        pods.iter().map(|(slot, _, home)| (*slot, *home)).collect();
+    let give = |flow: FlowRecord| {
+        if let Some(home) = homes.get(&flow.key.slot()) {
+            flows[*home].push(flow);
+        }
+    };
+    match state_file::load(path, clock_now(), place, give) {
         Ok(None) => {}
         Ok(Some(loaded)) => {
-            let restored: u64 =
-                flows.chunks(RESTORE).map(|chunk| worker.restore_flows(chunk.to_vec()).unwrap_or(0)).sum();
+            let give_back = |(worker, flows): (&Handle, &Vec<FlowRecord>)| -> u64 {
+                flows.chunks(RESTORE).map(|chunk| worker.restore_flows(chunk.to_vec()).unwrap_or(0)).sum()
+            };
+            let restored: u64 = shards.workers.iter().zip(&flows).map(give_back).sum();
             tracing::info!(
                 restored,
                 pod_gone = loaded.pod_gone,

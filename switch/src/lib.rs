@@ -17,4 +17,5 @@ pub mod responder;
 pub mod step;
 pub mod tables;
 pub mod watch;
+pub mod watchdog;
 pub mod worker;

@@ -8,6 +8,7 @@ use espalier_api::InputError;
 use espalier_api::settings::SettingsError;
 use espalier_switch::config::Config;
 use espalier_switch::manager::{Manager, ManagerError};
+use espalier_switch::watchdog::{self, WorkerDied};
 use espalier_switch::{control, watch};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,8 +32,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// 2 where the input is at fault, 1 where the machine is.
+/// 2 where the input is at fault, 70 where a worker has died, 1 where the machine is at fault.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<WorkerDied>() {
+        return watchdog::EXIT_DEAD;
+    }
     let refused = matches!(error.downcast_ref(), Some(ManagerError::Refused(_)));
     if refused || error.is::<InputError>() { BAD_INPUT } else { 1 }
 }
@@ -70,6 +74,7 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     let listener = espalier_api::socket::bind(&socket, group.as_deref(), "espalier-switch")?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let mut manager = Manager::start(config)?;
+    let vitals = manager.vitals();
     if let Some(snapshot) = snapshot {
         manager.apply(snapshot)?;
     }
@@ -83,7 +88,10 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
         }
         tracing::info!("stopping; branch traffic is dropped until a switch runs again");
     };
-    control::serve(listener, Arc::clone(&manager), group.is_some(), stopped).await?;
+    tokio::select! {
+        served = control::serve(listener, Arc::clone(&manager), group.is_some(), stopped) => served?,
+        died = watchdog::watch(vitals) => return Err(died.into()),
+    }
     watching.abort();
     std::fs::remove_file(&socket).with_context(|| format!("removing {}", socket.display()))?;
     let _cancelled = watching.await;
@@ -102,6 +110,7 @@ mod tests {
         let refused = || InputError::new("max-flows", "needs more memory than there is");
         assert_eq!(exit_code(&refused().into()), 2);
         assert_eq!(exit_code(&ManagerError::Refused(refused()).into()), 2);
+        assert_eq!(exit_code(&WorkerDied(0).into()), 70);
         assert_eq!(exit_code(&ManagerError::Failed("no memory".to_owned()).into()), 1);
     }
 }

@@ -7,23 +7,26 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use espalier_api::control::Applied;
 use espalier_api::{InputError, PodName, Snapshot};
 use espalier_rules::{Compiler, Judge};
-use espalier_xsk::{Attachment, InterfaceRef, PortConfig, Steering, SteeringConfig, Umem, UmemConfig};
+use espalier_xsk::{
+    Attachment, FramePool, InterfaceRef, PortConfig, Steering, SteeringConfig, Umem, UmemConfig,
+};
 
-use crate::config::{Config, Switch, TxChecksum};
-use crate::flow::state_file::Layout;
-use crate::flow::{FlowConfig, FlowTable, PodSlot};
-use crate::journal::Journal;
+use crate::config::{Config, TxChecksum};
+use crate::flow::{FlowConfig, PodSlot};
+use crate::journal::{Journal, Shards};
 use crate::tables::Tables;
-use crate::worker::{FillConfig, Handle, Worker, WorkerConfig};
+use crate::watchdog::Vitals;
+use crate::worker::{Crew, Handle};
 
 mod flows;
+mod muster;
 mod ports;
+mod rebalance;
 mod rule_names;
 mod slots;
 mod status;
@@ -54,15 +57,18 @@ pub struct Manager {
     config: Config,
     umem: Umem,
     steering: Steering,
-    worker: Handle,
-    thread: Option<JoinHandle<()>>,
+    /// All frames, until the workers have them.
+    pool: Option<FramePool>,
+    /// The workers, once a snapshot named the trunk.
+    crew: Option<Crew>,
+    vitals: Vitals,
+    seed: [u64; 2],
     started: Instant,
     trunk: Option<Trunk>,
     pods: BTreeMap<PodName, PodPort>,
     slots: Slots,
     compiler: Option<Compiler>,
     rule_names: RuleNames,
-    flow_layout: Layout,
     journal: Option<Journal>,
     enforced: Option<Enforced>,
 }
@@ -77,6 +83,8 @@ struct Enforced {
 struct Trunk {
     interface: InterfaceRef,
     attachment: Attachment,
+    /// Its queues that have a socket.
+    queues: usize,
     /// Why it carries no traffic, if so.
     down: Option<String>,
 }
@@ -85,6 +93,8 @@ struct Trunk {
 struct PodPort {
     identity: Identity,
     slot: PodSlot,
+    /// The worker it lives with.
+    home: usize,
     state: State,
 }
 
@@ -94,7 +104,7 @@ enum State {
 }
 
 impl Manager {
-    /// Sets up memory, steering and the worker. The pinned steering of an earlier switch is taken over.
+    /// Sets up memory and steering; the workers start with the first snapshot. The pinned steering of an earlier switch is taken over.
     pub fn start(config: Config) -> Result<Self, ManagerError> {
         let umem_config = UmemConfig {
             frames: config.frames,
@@ -109,44 +119,27 @@ impl Manager {
             max_pods: config.max_pods.into(),
         })
         .map_err(ManagerError::failed)?;
-        let flow_config = FlowConfig::sized(config.max_flows, config.max_pods, random_seed());
-        check_memory(flow_config.memory_bytes())?;
-        let flows = FlowTable::new(&flow_config).map_err(ManagerError::failed)?;
-        tracing::info!(bytes = flows.memory_bytes(), flows = config.max_flows, "flow table allocated");
-        let worker_config = WorkerConfig {
-            index: 0,
-            core: config.core.0,
-            spin: config.spin(),
-            slots: config.max_pods,
-            related_errors: config.related_icmp_errors == Switch::On,
-            fill: FillConfig {
-                trunk: config.trunk_fill,
-                pod: config.pod_fill,
-                pods: (config.frames / 2).saturating_sub(config.trunk_fill),
-            },
-        };
-        let (worker, thread) =
-            Worker::start(&worker_config, umem.clone(), pool, flows).map_err(ManagerError::failed)?;
-        Ok(Self {
+        let seed = random_seed();
+        check_memory(FlowConfig::sized(config.max_flows, config.max_pods, seed).memory_bytes())?;
+        let manager = Self {
             slots: Slots::new(config.max_pods),
             config,
             umem,
             steering,
-            worker,
-            thread: Some(thread),
+            pool: Some(pool),
+            crew: None,
+            vitals: Vitals::default(),
+            seed,
             started: Instant::now(),
             trunk: None,
             pods: BTreeMap::new(),
             compiler: None,
             rule_names: RuleNames::default(),
-            flow_layout: Layout {
-                pods: flow_config.pods,
-                ipv4: flow_config.ipv4.flows,
-                ipv6: flow_config.ipv6.flows,
-            },
             journal: None,
             enforced: None,
-        })
+        };
+        manager.worker_config(1).check(manager.config.frames).map_err(ManagerError::failed)?;
+        Ok(manager)
     }
 
     /// Enforces a valid snapshot. Returns once every worker does.
@@ -167,11 +160,7 @@ impl Manager {
         let snapshot = Arc::new(snapshot);
         let judge = self.compile(&snapshot);
         let placed = self.place(&snapshot);
-        let slots = usize::from(self.config.max_pods);
-        let tables =
-            Arc::new(Tables::new(&snapshot, judge.clone(), &placed, slots, self.config.timeouts.into()));
-        // The worker gives the old tables back when it no longer uses them: they are freed here, not there.
-        drop(self.worker.publish(tables).map_err(ManagerError::failed)?);
+        self.publish(&snapshot, &judge, &placed)?;
         self.rule_names.note(judge.model(), snapshot.generation.0 as u32);
         let generation = snapshot.generation;
         self.keep_flows();
@@ -191,6 +180,33 @@ impl Manager {
         Ok(Applied { generation, enforced_in_ms, changed: true, warnings: self.problems() })
     }
 
+    /// Has every worker use the tables of a snapshot.
+    fn publish(&self, snapshot: &Snapshot, judge: &Judge, placed: &[PodSlot]) -> Result<(), ManagerError> {
+        let slots = usize::from(self.config.max_pods);
+        let homes = self.pods.values().map(|port| (port.slot, port.home));
+        let tables = Tables::new(snapshot, judge.clone(), placed, slots, self.config.timeouts.into());
+        // The workers give the old tables back when they no longer use them: they are freed here, not there.
+        drop(self.crew()?.publish(&Arc::new(tables.with_homes(homes))).map_err(ManagerError::failed)?);
+        Ok(())
+    }
+
+    /// Where the watchdog finds the workers.
+    pub fn vitals(&self) -> Vitals {
+        Vitals::clone(&self.vitals)
+    }
+
+    /// The workers; they run from the first snapshot on.
+    fn crew(&self) -> Result<&Crew, ManagerError> {
+        self.crew
+            .as_ref()
+            .ok_or_else(|| ManagerError::failed("no worker runs: no snapshot has named the trunk yet"))
+    }
+
+    /// The worker that a pod lives with.
+    fn home_of(&self, port: &PodPort) -> Result<&Handle, ManagerError> {
+        Ok(self.crew()?.worker(port.home))
+    }
+
     /// Brings ports and interfaces together again after interfaces came or went.
     pub fn reconcile(&mut self) {
         self.release_vanished();
@@ -203,24 +219,32 @@ impl Manager {
         }
     }
 
-    /// Ends the worker. The steering stays pinned: branch traffic is dropped until a switch runs again.
+    /// Ends the workers. The steering stays pinned: branch traffic is dropped until a switch runs again.
     pub fn stop(mut self) {
         if let Some(journal) = self.journal.take() {
             journal.stop();
         }
-        for slot in std::iter::once(None).chain(self.pods.values().map(|pod| Some(pod.slot))) {
-            let closed = self.worker.detach(slot).and_then(|port| match port {
-                Some(port) => self.worker.absorb(port.close()),
+        let Some(crew) = self.crew.take() else { return };
+        for port in self.pods.values() {
+            let home = crew.worker(port.home);
+            let closed = home.detach(port.slot).and_then(|port| match port {
+                Some(port) => home.absorb(port.close()),
                 None => Ok(()),
             });
             if let Err(error) = closed {
                 tracing::error!(%error, "a port could not be closed");
             }
         }
-        if let Some(thread) = self.thread.take()
-            && (self.worker.stop().is_err() || thread.join().is_err())
-        {
-            tracing::error!("the worker had stopped before it was asked to");
+        for home in crew.handles() {
+            let closed = home
+                .detach_trunk()
+                .and_then(|ports| ports.into_iter().try_for_each(|port| home.absorb(port.close())));
+            if let Err(error) = closed {
+                tracing::error!(%error, "a port of the trunk could not be closed");
+            }
+        }
+        if !crew.stop() {
+            tracing::error!("a worker had stopped before it was asked to");
         }
     }
 
@@ -276,12 +300,20 @@ impl Manager {
     /// Restores the flows of an earlier switch with the first snapshot, and writes them down from then on.
     fn keep_flows(&mut self) {
         let Some(path) = self.config.flow_state().filter(|_| self.journal.is_none()) else { return };
-        let pods: Vec<(PodSlot, String)> =
-            self.pods.values().map(|port| (port.slot, port.identity.name().to_owned())).collect();
-        match Journal::start(path, self.flow_layout, self.worker.clone(), &pods) {
+        let Ok(crew) = self.crew() else { return };
+        let pods: Vec<_> =
+            self.pods.values().map(|port| (port.slot, port.identity.name().to_owned(), port.home)).collect();
+        let shards = Shards::new(crew.handles().to_vec(), &self.shard_flows(crew.count()));
+        match Journal::start(path, shards, &pods) {
             Ok(journal) => self.journal = Some(journal),
             Err(error) => tracing::warn!(%error, "flows are not kept over a restart"),
         }
+    }
+
+    /// The flow table of each of so many workers.
+    fn shard_flows(&self, workers: usize) -> FlowConfig {
+        let flows = self.config.max_flows.div_ceil(u32::try_from(workers.max(1)).unwrap_or(u32::MAX));
+        FlowConfig::sized(flows, self.config.max_pods, self.seed)
     }
 
     /// Slots for the snapshot's pods, in their order. A pod that an earlier switch steered keeps its slot.
@@ -298,13 +330,21 @@ impl Manager {
                         journal.set_pod(slot, Some(identity.name().to_owned()));
                     }
                     let state = State::Down("not attached yet".to_owned());
-                    self.pods.insert(pod.name.clone(), PodPort { identity, slot, state });
+                    let home = self.least_loaded();
+                    self.pods.insert(pod.name.clone(), PodPort { identity, slot, home, state });
                     slot
                 }
             };
             placed.push(slot);
         }
         placed
+    }
+
+    /// The worker with the fewest pods.
+    fn least_loaded(&self) -> usize {
+        let workers = self.crew.as_ref().map_or(1, Crew::count);
+        let pods = |worker: &usize| self.pods.values().filter(|port| port.home == *worker).count();
+        (0..workers).min_by_key(pods).unwrap_or_default()
     }
 
     /// Rings as set; the worker says how far each fill ring is filled.

@@ -123,6 +123,19 @@ impl Links {
         *self.link_mut(slot) = Link::default();
     }
 
+    /// Gives a branch's link to another worker.
+    pub fn take(&mut self, slot: PodSlot) -> Link {
+        std::mem::take(self.link_mut(slot))
+    }
+
+    /// Takes a branch's link over from another worker.
+    pub fn put(&mut self, slot: PodSlot, link: Link) {
+        if let Some(at) = link.ask_at {
+            self.next = Some(self.next.map_or(at, |next| next.min(at)));
+        }
+        *self.link_mut(slot) = link;
+    }
+
     /// When [`Links::ask`] has something to do next.
     pub fn next(&self) -> Option<Now> {
         self.next

@@ -105,6 +105,12 @@ reasons! {
     PacketTooBig = "packet-too-big",
     /// The transmit ring of the port it should leave by is full: the other side does not keep up.
     TransmitRingFull = "transmit-ring-full",
+    /// The ring to the worker that is the pod's home is full: that worker does not keep up.
+    HandoverRingFull = "handover-ring-full",
+    /// The pod was being moved to another worker, and the queue of packets held for it meanwhile was full.
+    MoveQueueFull = "move-queue-full",
+    /// Handed to a worker that is not the pod's home any more.
+    NotHome = "not-home",
     /// No free frame was left to build a reply or copy in.
     NoFreeFrame = "no-free-frame",
 }

@@ -7,7 +7,7 @@
 use espalier_api::Direction;
 
 use crate::counters::{Blame, ShardCounters};
-use crate::flow::fragment::Fragments;
+use crate::flow::fragment::{Fragments, PacketUnderWay};
 use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot};
 use crate::ip::Ip;
 use crate::neighbour::Links;
@@ -53,14 +53,36 @@ pub enum From {
         /// Whether the steering program wrote the branch's tag into the frame.
         tagged: bool,
     },
+    /// Another worker, which has counted it and handed it over.
+    Peer(Handed),
+}
+
+/// Where a packet that was handed over came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// The trunk, with this VLAN; nobody has looked into it.
+    Trunk {
+        /// VLAN of the tag.
+        vlan: u16,
+    },
+    /// A pod of this node whose policy let it out; for a pod of this node.
+    Pod,
 }
 
 impl From {
-    /// The pod, if it came from one.
+    /// The pod, if it came from one's port.
     pub fn pod(self) -> Option<PodSlot> {
         match self {
-            Self::Trunk { .. } => None,
+            Self::Trunk { .. } | Self::Peer(_) => None,
             Self::Pod { slot, .. } => Some(slot),
+        }
+    }
+
+    /// Counts the packet as come from here.
+    fn count(self, counters: &mut ShardCounters, bytes: usize) {
+        match self {
+            Self::Trunk { .. } | Self::Pod { .. } => counters.received(self.pod(), bytes),
+            Self::Peer(_) => counters.handed_in(),
         }
     }
 }
@@ -75,6 +97,11 @@ pub enum Outcome {
         /// Whose drop it is if the port does not take it.
         blame: Blame,
     },
+    /// Give it to the home of the pod it is for: the sender's policy let it out, the receiver's has not seen it.
+    HandOver {
+        /// The pod.
+        to: PodSlot,
+    },
     /// Free it.
     Consumed,
     /// Free it, counted.
@@ -84,6 +111,17 @@ pub enum Outcome {
 /// Packets with what is to be done with them.
 pub type Decided<P> = Vec<(P, Outcome)>;
 
+/// Whether a pod is at home with a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Its flows are here.
+    Here,
+    /// They are on their way here; its packets wait.
+    Coming,
+    /// They are with another worker, or there is no such pod.
+    Away,
+}
+
 /// What one worker owns and the step changes.
 pub struct Shard<P> {
     /// Its flows.
@@ -92,6 +130,8 @@ pub struct Shard<P> {
     pub fragments: Fragments<Held<P>, Verdict>,
     /// Whether ICMP errors about a live flow pass without a rule.
     pub related_errors: bool,
+    /// Which pods are at home here, by slot.
+    pub presence: Vec<Presence>,
     /// Its neighbours.
     pub links: Links,
     /// Its counters.
@@ -125,6 +165,8 @@ struct Batch {
 enum Admitted {
     /// It is looked up; its keys lie there: as egress of one pod, as ingress of another.
     Guarded { parsed: Packet, path: Path, keys: [usize; 2] },
+    /// It was handed over for a pod that has left meanwhile.
+    Elsewhere(PodSlot),
     /// Its way ends.
     Stopped(Stop),
 }
@@ -143,8 +185,10 @@ pub type Verdict = Result<(), (DropReason, Blame)>;
 struct Path {
     /// The pod that sends it, if it is one of ours.
     source: Option<PodSlot>,
-    /// The pod that gets it, if it is one of ours.
+    /// The pod that gets it, if it is one of ours and at home here.
     destination: Option<PodSlot>,
+    /// The pod that gets it, if it is one of ours and at home with another worker.
+    elsewhere: Option<PodSlot>,
 }
 
 /// Why a stage ended a packet's way.
@@ -175,6 +219,10 @@ pub fn step<M: Memory>(
     for (packet, admitted) in packets.drain(..).zip(&batch.admitted) {
         let (parsed, path, keys) = match admitted {
             Admitted::Guarded { parsed, path, keys } => (parsed, *path, *keys),
+            Admitted::Elsewhere(to) => {
+                decided.push((packet, Outcome::HandOver { to: *to }));
+                continue;
+            }
             Admitted::Stopped(stop) => {
                 shard.stopped(packet, *stop, decided);
                 continue;
@@ -203,8 +251,11 @@ fn admit<P>(
     (head, total): (&[u8], usize),
     batch: &mut Batch,
 ) {
-    shard.counters.received(from.pod(), total);
+    from.count(&mut shard.counters, total);
     let (parsed, path) = match guard::guard(head, total, from, tables, shard) {
+        Ok((_, Path { source: None, elsewhere: Some(to), .. })) => {
+            return batch.admitted.push(Admitted::Elsewhere(to));
+        }
         Ok(passed) => passed,
         Err(stop) => return batch.admitted.push(Admitted::Stopped(stop)),
     };
@@ -234,7 +285,7 @@ pub fn without_tables<M: Memory>(
 ) {
     for packet in packets.drain(..) {
         let from = from(&packet);
-        shard.counters.received(from.pod(), memory.len(&packet));
+        from.count(&mut shard.counters, memory.len(&packet));
         let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
         shard.refuse(packet, DropReason::PortUnknown, blame, decided);
     }
@@ -248,6 +299,15 @@ pub fn expire<P>(shard: &mut Shard<P>, now: Now, decided: &mut Decided<P>) {
 /// Drops the fragments of a pod that is gone.
 pub fn forget_fragments<P>(shard: &mut Shard<P>, slot: PodSlot, decided: &mut Decided<P>) {
     fragment::forget(shard, slot, decided);
+}
+
+/// Takes a fragmented packet over from another worker's shard.
+pub fn take_fragments<P>(
+    shard: &mut Shard<P>,
+    packet: PacketUnderWay<Held<P>, Verdict>,
+    decided: &mut Decided<P>,
+) {
+    fragment::take(shard, packet, decided);
 }
 
 /// The policy of the pod that sends, then that of the pod that gets.
@@ -283,6 +343,11 @@ fn finish<M: Memory>(
     verdict: Verdict,
     decided: &mut Decided<M::Packet>,
 ) {
+    if let (Ok(()), Some(to)) = (verdict, path.elsewhere) {
+        forward::complete_checksum(memory, parsed, &mut packet);
+        decided.push((packet, Outcome::HandOver { to }));
+        return;
+    }
     let verdict = verdict.and_then(|()| {
         forward::forward(memory, &shard.links, tables, parsed, path, &mut packet)
             .map_err(|reason| (reason, path.blame()))
@@ -301,7 +366,7 @@ impl Path {
         match self {
             Self { destination: Some(slot), .. } => Blame::Ingress(slot),
             Self { source: Some(slot), .. } => Blame::Egress(slot),
-            Self { source: None, destination: None } => Blame::Nobody,
+            Self { source: None, destination: None, .. } => Blame::Nobody,
         }
     }
 }
@@ -314,11 +379,25 @@ impl<P> Shard<P> {
             flows,
             fragments,
             related_errors,
+            presence: vec![Presence::Here; slots],
             links: Links::new(slots),
             counters: ShardCounters::new(slots),
             originated: Vec::new(),
             batch: Batch::default(),
         }
+    }
+
+    /// The way of a packet to a pod of this node.
+    fn path_to(&self, source: Option<PodSlot>, to: PodSlot) -> Path {
+        match self.is_home_of(to) {
+            true => Path { source, destination: Some(to), elsewhere: None },
+            false => Path { source, destination: None, elsewhere: Some(to) },
+        }
+    }
+
+    /// Whether the pod in the slot is at home here.
+    pub fn is_home_of(&self, slot: PodSlot) -> bool {
+        self.presence.get(slot.index()) == Some(&Presence::Here)
     }
 
     fn stopped(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {

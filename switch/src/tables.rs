@@ -24,6 +24,7 @@ pub struct Tables {
     vlans: Box<[Option<PodSlot>; VLANS]>,
     local: HashMap<Ip, PodSlot, foldhash::fast::RandomState>,
     pods: Box<[Option<PodTable>]>,
+    homes: Box<[u8]>,
 }
 
 const VLANS: usize = 4096;
@@ -86,7 +87,25 @@ impl Tables {
             vlans,
             local,
             pods,
+            homes: vec![0; slots].into(),
         }
+    }
+
+    /// The same with a home for each slot: the worker that has the port, flows and counters of the pod there. Without
+    /// this all are at home with worker 0.
+    #[must_use]
+    pub fn with_homes(self, homes: impl IntoIterator<Item = (PodSlot, usize)>) -> Self {
+        let mut own = self.homes;
+        for (slot, worker) in homes {
+            // The number of workers is limited to what fits.
+            own[slot.index()] = worker as u8;
+        }
+        Self { homes: own, ..self }
+    }
+
+    /// The worker that a slot's pod is at home with.
+    pub fn home(&self, slot: PodSlot) -> usize {
+        self.homes.get(slot.index()).copied().unwrap_or_default().into()
     }
 
     /// The pod on a VLAN.

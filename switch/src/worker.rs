@@ -1,34 +1,49 @@
-//! One pinned thread that owns a trunk queue, its pods' ports, flows and counters, and moves their packets.
+//! One pinned thread that owns queues of the trunk, its pods' ports, flows and counters, and moves their packets.
 //!
-//! Nothing here is shared: the manager talks to a worker over a channel that is read between batches, and a table is
-//! given back when the next one is in use, so the caller of [`Handle::publish`] knows that its grace period is over.
-//! Ports with traffic are polled; idle ones wait in epoll, so that hundreds of quiet pods cost nothing.
+//! The manager talks to a worker over a channel that is read between batches, and a table is given back when the next one
+//! is in use, so whoever publishes knows that the grace period is over. With other workers it shares rings (`handover`)
+//! and spare frames, nothing else. Ports with traffic are polled; idle ones wait in epoll and cost nothing.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use espalier_xsk::{FramePool, Packet, Umem};
+use rtrb::Consumer;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 
 use crate::clock;
+use crate::counters::Blame;
 use crate::flow::fragment::{FragmentConfig, Fragments};
 use crate::flow::{FlowTable, Now, PodSlot};
-use crate::step::{self, Decided, Outcome, Shard, ShardParts};
+use crate::reason::DropReason;
+use crate::step::{self, Decided, From, Handed, Outcome, Presence, Shard, ShardParts};
 use crate::tables::Tables;
 
 mod command;
+mod crew;
+mod doorbell;
+mod fair;
 mod flows;
+mod handover;
 mod memory;
+mod moving;
 mod port;
 mod shares;
 
-pub use command::{Command, Handle, Report, WorkerGone};
+pub use command::{Command, Handle, LinkReport, Report, WorkerFailed};
+pub use crew::{Crew, CrewConfig, CrewError};
+use doorbell::Alive;
+pub use doorbell::Doorbell;
 pub use flows::{FlowMatch, FlowStretch, RuleSpan};
-use port::{Cargo, Place, WorkerPort};
-use shares::FrameShares;
+use handover::Rings;
+pub use moving::Luggage;
+use port::{Cargo, Place, Ports, WorkerPort};
+pub use shares::SharesError;
+use shares::{FrameShares, Population};
 
 /// Packets taken from one port at a time.
 const BATCH: usize = 64;
@@ -40,18 +55,13 @@ const ROUNDS_PER_LOOK: u32 = 8;
 const SWEEP_BUDGET: usize = 64;
 /// Flows of a pod that is gone, forgotten between two batches.
 const REMOVAL_BUDGET: usize = 1024;
-const TOO_FEW_FRAMES: &str =
-    "fewer than 16 frames for each pod there is place for: raise --frames or lower --max-pods";
 const LONGEST_SLEEP: Duration = Duration::from_millis(250);
 /// Sleep while the kernel has packets that it has not sent, or has not given back.
 const UNSENT_SLEEP: Duration = Duration::from_micros(500);
 
-/// What a worker is made of.
+/// What each worker is told.
+#[derive(Debug, Clone, Copy)]
 pub struct WorkerConfig {
-    /// Its index.
-    pub index: usize,
-    /// The core to pin it to.
-    pub core: Option<usize>,
     /// How long it polls without work before it sleeps.
     pub spin: Duration,
     /// Pods it has place for.
@@ -60,6 +70,24 @@ pub struct WorkerConfig {
     pub related_errors: bool,
     /// Frames kept ready to receive into.
     pub fill: FillConfig,
+}
+
+impl WorkerConfig {
+    /// Whether so many frames do for the pods there is place for.
+    pub fn check(&self, frames: u32) -> Result<(), SharesError> {
+        shares::least(frames as usize, self.slots).map(drop)
+    }
+}
+
+/// What each worker has of its own.
+struct Belongings {
+    index: usize,
+    core: Option<usize>,
+    pool: FramePool,
+    flows: FlowTable,
+    rings: Rings,
+    bell: Arc<Doorbell>,
+    population: Arc<Population>,
 }
 
 /// Frames kept ready to receive into.
@@ -75,22 +103,30 @@ pub struct FillConfig {
 
 /// The worker's own state; it lives on its thread.
 pub struct Worker {
+    index: usize,
     umem: Umem,
     pool: FramePool,
     shard: Shard<Packet>,
     decided: Decided<Packet>,
     tables: Option<Arc<Tables>>,
-    ports: Vec<Option<WorkerPort>>,
+    ports: Ports,
+    rings: Rings,
+    /// Packets that wait for their pod to come here.
+    held: HashMap<PodSlot, VecDeque<Packet>>,
+    /// Packets for a pod that came here while they were under way.
+    late: Vec<Packet>,
     /// Places of the ports that are polled.
     hot: Vec<Place>,
     /// Places of the ports that have packets to send or to reclaim.
     sending: Vec<Place>,
     commands: Receiver<Command>,
-    wake: Arc<OwnedFd>,
+    bell: Arc<Doorbell>,
     epoll: OwnedFd,
     spin: Duration,
     shares: FrameShares,
     received: Vec<Packet>,
+    /// Of what was received, what is for pods at home here.
+    own: Vec<Packet>,
     batches: u64,
     sleeps: u64,
 }
@@ -104,48 +140,56 @@ enum Round {
 
 impl Worker {
     /// Starts the thread.
-    pub fn start(
+    fn start(
         config: &WorkerConfig,
         umem: Umem,
-        pool: FramePool,
-        flows: FlowTable,
+        own: Belongings,
     ) -> std::io::Result<(Handle, JoinHandle<()>)> {
-        let (handle, commands) = Handle::new(config.index, config.core)?;
+        let Belongings { index, core, pool, flows, rings, bell, population } = own;
+        let (handle, commands) = Handle::new(index, core, Arc::clone(&bell));
         let fragments = Fragments::new(FragmentConfig::for_pods(config.slots))
             .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
         let slots = usize::from(config.slots);
-        let shares = FrameShares::new(&config.fill, umem.owners().total, config.slots)
-            .ok_or_else(|| std::io::Error::other(TOO_FEW_FRAMES))?;
+        let shares = FrameShares::new(&config.fill, umem.owners().total, config.slots, population)
+            .map_err(std::io::Error::other)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, handle.wake(), Place::WAKE.as_event(), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, bell.wake(), Place::WAKE.as_event(), epoll::EventFlags::IN)?;
+        let mut shard =
+            Shard::new(ShardParts { flows, fragments, related_errors: config.related_errors, slots });
+        shard.presence.fill(Presence::Away);
         let worker = Self {
+            index,
             umem,
             pool,
-            shard: Shard::new(ShardParts { flows, fragments, related_errors: config.related_errors, slots }),
+            shard,
             decided: Vec::with_capacity(BATCH),
             tables: None,
-            ports: (0..=slots).map(|_| None).collect(),
+            ports: Ports::new(slots),
+            rings,
+            held: HashMap::new(),
+            late: Vec::new(),
             hot: Vec::with_capacity(slots + 1),
             sending: Vec::with_capacity(slots + 1),
             commands,
-            wake: handle.wake_owned(),
+            bell,
             epoll,
             spin: config.spin,
             shares,
             received: Vec::with_capacity(BATCH),
+            own: Vec::with_capacity(BATCH),
             batches: 0,
             sleeps: 0,
         };
-        let core = config.core;
-        let thread =
-            std::thread::Builder::new().name(format!("worker-{}", config.index)).spawn(move || {
-                if let Some(id) = core.map(|id| core_affinity::CoreId { id })
-                    && !core_affinity::set_for_current(id)
-                {
-                    tracing::warn!(core = id.id, "cannot pin the worker to its core; it runs unpinned");
-                }
-                worker.run();
-            })?;
+        let alive = Alive::new(&worker.bell);
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let _alive = alive;
+            if let Some(id) = core.map(|id| core_affinity::CoreId { id })
+                && !core_affinity::set_for_current(id)
+            {
+                tracing::warn!(core = id.id, "cannot pin the worker to its core; it runs unpinned");
+            }
+            worker.run();
+        })?;
         Ok((handle, thread))
     }
 
@@ -154,8 +198,10 @@ impl Worker {
         let mut rounds = 0;
         loop {
             let now = clock::now();
+            self.bell.beat(now);
             if rounds == 0 {
                 if !self.obey() {
+                    self.let_go();
                     return;
                 }
                 self.look(Duration::ZERO);
@@ -177,7 +223,7 @@ impl Worker {
 
     /// Everything once: receive and step, send, reclaim, refill, and the work that comes with time.
     fn round(&mut self, now: Now) -> Round {
-        let mut busy = false;
+        let mut busy = self.take_over(now);
         let mut index = 0;
         while let Some(place) = self.hot.get(index).copied() {
             match self.receive(place, now) {
@@ -203,28 +249,150 @@ impl Worker {
 
     /// Whether a port that is empty can be left to epoll. Without frames to receive into it would never wake anybody.
     fn may_wait(&mut self, place: Place) -> bool {
-        let Some(port) = self.ports[place.index()].as_mut() else { return true };
+        let Some(port) = self.ports.get_mut(place) else { return true };
         !self.shares.is_starved(port.in_fill()) && port.cools(COLD_AFTER)
     }
 
     /// Takes one batch from a port through the step. Returns how many packets there were.
     fn receive(&mut self, place: Place, now: Now) -> usize {
-        let Some(port) = self.ports[place.index()].as_mut() else { return 0 };
+        let Some(port) = self.ports.get_mut(place) else { return 0 };
         let mut received = std::mem::take(&mut self.received);
         let count = port.receive(&mut received, BATCH);
         if count > 0 {
             self.batches += 1;
         }
-        let (shard, decided) = (&mut self.shard, &mut self.decided);
-        let from = |packet: &Packet| place.from(self.umem.steer_meta(packet.head()));
-        match &self.tables {
-            Some(tables) => step::step(&self.umem, shard, tables, now, from, &mut received, decided),
-            None => step::without_tables(&self.umem, shard, from, &mut received, decided),
+        if place.slot().is_none() && !self.rings.from.is_empty() {
+            self.sort_out(place, &mut received);
         }
+        self.step(&mut received, |meta| place.from(meta), now);
         self.received = received;
-        self.carry_out();
         self.refill(place, count);
         count
+    }
+
+    /// Takes packets through the step, and carries out what it decides.
+    fn step(&mut self, packets: &mut Vec<Packet>, from: impl Fn(espalier_xsk::SteerMeta) -> From, now: Now) {
+        let (shard, decided) = (&mut self.shard, &mut self.decided);
+        let from = |packet: &Packet| from(self.umem.steer_meta(packet.head()));
+        match &self.tables {
+            Some(tables) => step::step(&self.umem, shard, tables, now, from, packets, decided),
+            None => step::without_tables(&self.umem, shard, from, packets, decided),
+        }
+        self.carry_out();
+    }
+
+    /// Takes the packets out that are for pods of other workers, and sends them there. Nothing but the VLAN is looked at.
+    fn sort_out(&mut self, place: Place, received: &mut Vec<Packet>) {
+        let Some(tables) = self.tables.take() else { return };
+        let mut own = std::mem::take(&mut self.own);
+        for packet in received.drain(..) {
+            let meta = self.umem.steer_meta(packet.head());
+            let slot = match place.from(meta) {
+                From::Trunk { vlan } => tables.slot_of_vlan(vlan),
+                From::Pod { .. } | From::Peer(_) => None,
+            };
+            match slot.filter(|slot| !self.is_for_step(*slot, &tables)) {
+                None => own.push(packet),
+                Some(slot) => {
+                    self.shard.counters.received(None, packet.len());
+                    self.hand_over(slot, tables.home(slot), packet);
+                }
+            }
+        }
+        std::mem::swap(received, &mut own);
+        self.own = own;
+        self.tables = Some(tables);
+    }
+
+    /// Whether a packet of the trunk for this pod is this worker's to decide. One of a pod that has just gone is.
+    fn is_for_step(&self, slot: PodSlot, tables: &Tables) -> bool {
+        match self.shard.presence.get(slot.index()) {
+            Some(Presence::Here) | None => true,
+            Some(Presence::Coming) => false,
+            Some(Presence::Away) => tables.home(slot) == self.index,
+        }
+    }
+
+    /// Sends a packet to the pod's home.
+    fn hand_over(&mut self, slot: PodSlot, home: usize, packet: Packet) {
+        match self.shard.presence.get(slot.index()) {
+            Some(Presence::Coming) => return self.keep_held(slot, packet),
+            Some(Presence::Here) => {
+                self.shard.counters.handed_out(1);
+                return self.late.push(packet);
+            }
+            Some(Presence::Away) | None => {}
+        }
+        match self.rings.to.get_mut(home) {
+            Some(Some(outlet)) => outlet.stage(packet, Blame::Ingress(slot)),
+            Some(None) | None => {
+                self.pool.free_packet(packet);
+                self.shard.counters.dropped(DropReason::NotHome, Blame::Ingress(slot));
+            }
+        }
+    }
+
+    /// Takes what other workers handed over through the step. Says whether there was anything.
+    fn take_over(&mut self, now: Now) -> bool {
+        let mut any = !self.late.is_empty();
+        if any {
+            let mut late = std::mem::take(&mut self.late);
+            self.step_handed(&mut late, now);
+        }
+        for index in 0..self.rings.from.len() {
+            let ring = &mut self.rings.from[index];
+            let count = ring.slots().min(BATCH);
+            let Ok(chunk) = ring.read_chunk(count) else { continue };
+            if count == 0 {
+                continue;
+            }
+            any = true;
+            let mut batch = std::mem::take(&mut self.received);
+            batch.extend(chunk);
+            self.batches += 1;
+            self.step_handed(&mut batch, now);
+            self.received = batch;
+        }
+        any
+    }
+
+    /// Takes over all that has been handed over so far.
+    fn drain(&mut self, now: Now) {
+        let mut left: Vec<usize> = self.rings.from.iter().map(|ring| ring.slots()).collect();
+        while left.iter().any(|left| *left > 0) || !self.late.is_empty() {
+            left.iter_mut().for_each(|left| *left = left.saturating_sub(BATCH));
+            self.take_over(now);
+        }
+    }
+
+    /// Takes packets through the step that another worker received. Those of a pod that is on its way here are held.
+    fn step_handed(&mut self, packets: &mut Vec<Packet>, now: Now) {
+        if !self.held.is_empty() {
+            self.hold_back(packets);
+        }
+        self.step(packets, port::handed, now);
+    }
+
+    /// Takes the packets out that the trunk brought for pods that are not here yet.
+    fn hold_back(&mut self, packets: &mut Vec<Packet>) {
+        let Some(tables) = self.tables.take() else { return };
+        let mut own = std::mem::take(&mut self.own);
+        for packet in packets.drain(..) {
+            let slot = match port::handed(self.umem.steer_meta(packet.head())) {
+                From::Peer(Handed::Trunk { vlan }) => tables.slot_of_vlan(vlan),
+                _ => None,
+            };
+            match slot.filter(|slot| self.shard.presence.get(slot.index()) == Some(&Presence::Coming)) {
+                None => own.push(packet),
+                Some(slot) => {
+                    self.shard.counters.handed_in();
+                    self.keep_held(slot, packet);
+                }
+            }
+        }
+        std::mem::swap(packets, &mut own);
+        self.own = own;
+        self.tables = Some(tables);
     }
 
     /// Does with the packets what the step decided.
@@ -236,14 +404,21 @@ impl Worker {
                     let cargo = Cargo::Forwarded { blame, bytes: packet.len() };
                     self.enqueue(Place::of(to), packet, cargo);
                 }
+                Outcome::HandOver { to } => {
+                    let home = self.tables.as_ref().map_or(self.index, |tables| tables.home(to));
+                    self.hand_over(to, home, packet);
+                }
                 Outcome::Consumed | Outcome::Drop(_) => self.pool.free_packet(packet),
             }
         }
         self.decided = decided;
+        for outlet in self.rings.to.iter_mut().flatten() {
+            outlet.flush(&mut self.pool, &mut self.shard.counters);
+        }
     }
 
     fn enqueue(&mut self, place: Place, packet: Packet, cargo: Cargo) {
-        match self.ports[place.index()].as_mut() {
+        match self.ports.get_mut(place) {
             Some(port) => {
                 if port.enqueue(packet, cargo) {
                     self.sending.push(place);
@@ -251,7 +426,7 @@ impl Worker {
             }
             None => {
                 self.pool.free_packet(packet);
-                cargo.lost(&mut self.shard.counters, crate::reason::DropReason::PortDown);
+                cargo.lost(&mut self.shard.counters, DropReason::PortDown);
             }
         }
     }
@@ -271,7 +446,7 @@ impl Worker {
     fn transmit(&mut self) {
         let mut index = 0;
         while let Some(place) = self.sending.get(index).copied() {
-            let port = self.ports[place.index()].as_mut();
+            let port = self.ports.get_mut(place);
             if port.is_some_and(|port| port.transmit(&mut self.pool, &mut self.shard.counters, place)) {
                 index += 1;
             } else {
@@ -286,8 +461,12 @@ impl Worker {
         if let Some(next) = self.shard.links.next() {
             pause = pause.min(clock::until(now, next));
         }
-        self.sleeps += 1;
-        self.look(pause);
+        self.bell.lies_down();
+        if self.rings.from.iter().all(Consumer::is_empty) {
+            self.sleeps += 1;
+            self.look(pause);
+        }
+        self.bell.gets_up();
     }
 
     /// Finds the ports that have packets, waiting up to `pause` for the first.
@@ -301,11 +480,11 @@ impl Worker {
         for event in &events[..count] {
             let place = Place::of_event(event.data);
             if place == Place::WAKE {
-                // The counter is reset so that the next command wakes again; the commands are read by `obey`.
-                let _reset = rustix::io::read(&self.wake, &mut [0; 8]);
+                // The commands are read by `obey`, the rings by `take_over`.
+                self.bell.hush();
                 continue;
             }
-            if self.ports.get(place.index()).is_some_and(Option::is_some) && !self.hot.contains(&place) {
+            if self.ports.get(place).is_some() && !self.hot.contains(&place) {
                 self.hot.push(place);
             }
         }
@@ -313,41 +492,61 @@ impl Worker {
 
     /// The port in a pod's place, if any.
     fn take_port(&mut self, place: Place) -> Option<espalier_xsk::Port> {
-        let port = self.ports[place.index()].take()?;
-        self.hot.retain(|hot| *hot != place);
-        self.sending.retain(|sending| *sending != place);
-        self.count_pods();
-        // The socket may already be unusable; then epoll has dropped it by itself.
-        let _removed = epoll::delete(&self.epoll, port.fd());
-        Some(port.dismantle(&mut self.pool, &mut self.shard.counters))
+        let port = self.ports.pods.get_mut(place.slot()?.index())?.take()?;
+        self.shares.detached();
+        Some(self.part_with(place, port))
     }
 
+    /// All sockets of the trunk.
+    fn take_trunk(&mut self) -> Vec<espalier_xsk::Port> {
+        let ports = std::mem::take(&mut self.ports.trunk);
+        ports.into_iter().enumerate().map(|(nth, port)| self.part_with(Place::trunk(nth), port)).collect()
+    }
+
+    fn part_with(&mut self, place: Place, port: WorkerPort) -> espalier_xsk::Port {
+        self.hot.retain(|hot| *hot != place);
+        self.sending.retain(|sending| *sending != place);
+        // The socket may already be unusable; then epoll has dropped it by itself.
+        let _removed = epoll::delete(&self.epoll, port.fd());
+        port.dismantle(&mut self.pool, &mut self.shard.counters)
+    }
+
+    /// Takes a socket of a pod, or one of the trunk's, into its place.
     fn put_port(&mut self, place: Place, port: espalier_xsk::Port) -> std::io::Result<()> {
-        let port = WorkerPort::new(port);
+        let mut port = WorkerPort::new(port);
         epoll::add(&self.epoll, port.fd(), place.as_event(), epoll::EventFlags::IN)?;
-        self.ports[place.index()] = Some(port);
-        self.count_pods();
+        if port.resume() {
+            self.sending.push(place);
+        }
+        match place.slot() {
+            Some(slot) => {
+                self.ports.pods[slot.index()] = Some(port);
+                self.shares.attached();
+            }
+            None => self.ports.trunk.push(port),
+        }
         self.refill(place, usize::MAX);
         self.hot.push(place);
         Ok(())
     }
 
+    fn put_trunk(&mut self, port: espalier_xsk::Port, of: usize) -> std::io::Result<()> {
+        self.shares.set_trunk_queues(of);
+        self.put_port(Place::trunk(self.ports.trunk.len()), port)
+    }
+
     /// Gives a port that received so many packets frames for others, as far as the rest can spare them.
     fn refill(&mut self, place: Place, received: usize) {
         let free = self.pool.available();
-        let Some(port) = self.ports[place.index()].as_mut() else { return };
+        let Some(port) = self.ports.get_mut(place) else { return };
         if received == 0 && !self.shares.is_starved(port.in_fill()) {
             return;
         }
-        let target = match place {
-            Place::TRUNK => self.shares.of_trunk(),
-            _ => self.shares.of_pod(port.in_fill(), received, free),
+        let target = match place.slot() {
+            None => self.shares.of_trunk(),
+            Some(_) => self.shares.of_pod(port.in_fill(), received, free),
         };
         port.refill(&mut self.pool, target);
-    }
-
-    fn count_pods(&mut self) {
-        self.shares.set_attached(self.ports.iter().skip(1).flatten().count());
     }
 
     /// Forgets some of a pod's flows; with the last of them everything else about it. Says whether it is done.
@@ -358,6 +557,7 @@ impl Worker {
             self.carry_out();
             self.shard.links.forget(slot);
             self.shard.counters.reset_pod(slot);
+            self.shard.presence[slot.index()] = Presence::Away;
         }
         done
     }

@@ -3,6 +3,7 @@
 //!
 //! The only crate with unsafe code; `docs/UNSAFE.md` lists the invariants it stands on.
 
+mod depot;
 pub mod ethtool;
 mod frame;
 mod intake;

@@ -1,10 +1,18 @@
 //! Frame pools: free frames in a stack, the one used last on top (its bytes are still in the cache).
 //!
-//! A worker owns one and passes it to its ports. Pools are split off at start and absorbed at the end; nothing here
-//! allocates after that, since every pool has room for all frames of the UMEM.
+//! A worker owns one and passes it to its ports. Pools are split off at start and absorbed at the end, or made to share
+//! a depot ([`FramePool::share`]); nothing here allocates after that, since every pool has room for all frames.
 
+use std::sync::Arc;
+
+use crate::depot::{Depot, MAGAZINE};
 use crate::frame::{Frame, HEADROOM, Packet};
 use crate::umem::{Owner, Umem};
+
+/// Free frames beyond which a pool that shares a depot gives a magazine away, at most.
+const KEPT: usize = 4 * MAGAZINE;
+/// All pools of a depot together keep at most this part of all frames from one another.
+const KEPT_PART: usize = 8;
 
 /// Free frames of one UMEM. Dropping a pool loses its frames: absorb it into another.
 #[must_use = "a dropped pool loses its frames: absorb it into another pool"]
@@ -12,6 +20,9 @@ use crate::umem::{Owner, Umem};
 pub struct FramePool {
     umem: Umem,
     free: Vec<u32>,
+    depot: Option<Arc<Depot>>,
+    /// Frames beyond which it gives a magazine to the depot.
+    most: usize,
 }
 
 impl FramePool {
@@ -37,10 +48,32 @@ impl FramePool {
         packet.into_frames().for_each(|frame| self.free(frame));
     }
 
-    /// Number of frames in the pool.
+    /// Number of frames to be had: those in the pool, and those in the depot it shares.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.depot.as_ref().map_or(0, |depot| depot.frames())
+    }
+
+    /// Makes `count` pools, at least one, that get frames from one another: a pool that runs out takes a magazine from
+    /// a depot, one with more than it needs puts one there. So a worker that only sends feeds one that only receives.
+    pub fn share(mut self, count: usize) -> Vec<Self> {
+        let chunks = self.umem.chunks().len() as usize;
+        let depot = Arc::new(Depot::new(chunks));
+        let most = (chunks / (KEPT_PART * count.max(1))).clamp(MAGAZINE, KEPT);
+        let mut pools = Vec::with_capacity(count.max(1));
+        for _ in 1..count {
+            let mut pool = self.split_off(most);
+            pool.depot = Some(Arc::clone(&depot));
+            pool.most = most;
+            pools.push(pool);
+        }
+        self.depot = Some(depot);
+        self.most = most;
+        while self.free.len() > most {
+            self.give_magazine();
+        }
+        pools.insert(0, self);
+        pools
     }
 
     /// Moves up to `count` frames into a new pool of the same UMEM.
@@ -48,7 +81,7 @@ impl FramePool {
         let mut free = Vec::with_capacity(self.umem.chunks().len() as usize);
         let keep = self.free.len().saturating_sub(count);
         free.extend(self.free.drain(keep..));
-        Self { umem: self.umem.clone(), free }
+        Self { umem: self.umem.clone(), free, depot: None, most: usize::MAX }
     }
 
     /// Takes all frames of another pool. A pool of another UMEM is not taken: its frames are lost to their own.
@@ -69,12 +102,15 @@ impl FramePool {
     pub(crate) fn with_every_frame(umem: Umem) -> Self {
         // Reversed, so that frames are handed out from the region's start.
         let free = (0..umem.chunks().len()).rev().collect();
-        Self { umem, free }
+        Self { umem, free, depot: None, most: usize::MAX }
     }
 
     /// Takes a free chunk out for `owner`, its descriptor set to a fresh frame's.
     pub(crate) fn pop(&mut self, owner: Owner) -> Option<u32> {
-        let index = self.free.pop()?;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => self.take_magazine()?,
+        };
         let chunks = self.umem.chunks();
         // SAFETY: a free chunk is held by its pool, and a home descriptor lies inside its chunk.
         unsafe { chunks.set_current(index, chunks.home(index)) };
@@ -85,6 +121,24 @@ impl FramePool {
     /// Takes back a chunk that its holder gives up: no token of it is left and the kernel does not have it.
     pub(crate) fn push(&mut self, index: u32) {
         self.umem.chunks().set_owner(index, Owner::Free);
+        if self.free.len() >= self.most {
+            self.give_magazine();
+        }
         self.free.push(index);
+    }
+
+    /// Refills the empty pool from the depot; the first of the frames.
+    #[cold]
+    fn take_magazine(&mut self) -> Option<u32> {
+        self.free.extend(self.depot.as_ref()?.take()?);
+        self.free.pop()
+    }
+
+    /// Gives away the frames that have rested longest, if there is a depot.
+    #[cold]
+    fn give_magazine(&mut self) {
+        if let Some(depot) = &self.depot {
+            depot.put(self.free.drain(..MAGAZINE).collect());
+        }
     }
 }

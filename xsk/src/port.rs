@@ -140,6 +140,17 @@ impl Port {
         self.unsent
     }
 
+    /// Entries of the TX ring.
+    #[must_use]
+    pub fn tx_ring(&self) -> usize {
+        self.tx_ring as usize
+    }
+
+    /// Descriptors the TX ring has room for now.
+    pub fn tx_room(&mut self) -> usize {
+        self.tx.nb_free_exact() as usize
+    }
+
     /// Frames with the kernel for receiving, those in the unread RX ring included.
     #[must_use]
     pub fn in_fill(&self) -> usize {

@@ -24,12 +24,12 @@ pub(super) const FAR_END: &str = "vpctrunk";
 /// Index of the trunk's far end; `TRUNK_INDEX` of `fabric.bpf.c`. That of a branch is this plus the VLAN.
 const TRUNK_INDEX: u32 = 10_000;
 
-/// Makes the trunk, the router and the addresses of the VPC's services.
+/// Makes the trunk with so many queues each way, the router and the addresses of the VPC's services.
 pub(super) fn trunk(
     vpc: &NetNs,
     node: &NetNs,
     scenario: &Scenario,
-    mtu: u32,
+    (mtu, queues): (u32, u16),
     folder: &Path,
 ) -> Result<(), LabError> {
     let object = folder.join("fabric.bpf.o");
@@ -45,8 +45,8 @@ pub(super) fn trunk(
         namespace.sysctl("net/ipv6/conf/default/addr_gen_mode", "1")?;
     }
     vpc.ip(&format!(
-        "link add name {FAR_END} index {TRUNK_INDEX} mtu {mtu} type veth \
-         peer name {TRUNK_INTERFACE} mtu {mtu} netns {}",
+        "link add name {FAR_END} index {TRUNK_INDEX} mtu {mtu} numtxqueues {queues} numrxqueues {queues} type veth \
+         peer name {TRUNK_INTERFACE} mtu {mtu} numtxqueues {queues} numrxqueues {queues} netns {}",
         node.name()
     ))?;
     // XDP sees a tag only in the frame, and an ENA delivers complete checksums (ena_set_dev_offloads).

@@ -4,7 +4,9 @@
 //! idle, so the sweep looks at a flow some time after it was queued and queues it again if it is not over yet: per packet
 //! the cost is one store. A flow over is never treated as live meanwhile, because `on_packet` checks the timeout itself.
 
+use super::FlowHandle;
 use super::key::PodSlot;
+use super::listing::FlowRecord;
 use super::state::Class;
 use super::table::FlowTable;
 use super::time::{Now, elapsed};
@@ -99,6 +101,22 @@ impl FlowTable {
             }
         }
         self.len_of(slot) == 0
+    }
+
+    /// Takes up to `budget` flows of a pod out, for another table; call it again until there are none. Those that are
+    /// over are left out, so fewer than `budget` do not mean that none is left: [`Self::len_of`] does.
+    pub fn take_pod(&mut self, slot: PodSlot, budget: usize, now: Now) -> Vec<FlowRecord> {
+        let mut taken = Vec::with_capacity(budget.min(self.len_of(slot) as usize));
+        for class in Class::ALL {
+            while taken.len() < budget
+                && let Some(head) =
+                    self.pods.get(slot.index()).and_then(|pod| pod.queues[class as usize].head())
+            {
+                taken.extend(self.record(FlowHandle(head), now));
+                self.release(head);
+            }
+        }
+        taken
     }
 
     /// Gives a pod its timeouts; they hold for its present flows too. Returns whether the table has such a slot.

@@ -156,6 +156,16 @@ struct Packet<V> {
     held: Fifo,
 }
 
+/// A fragmented packet between two trackers.
+pub struct PacketUnderWay<T, V> {
+    key: FragmentKey,
+    ranges: Ranges,
+    since: Now,
+    verdict: Option<V>,
+    spoilt: bool,
+    held: Vec<T>,
+}
+
 #[derive(Clone)]
 struct PodShare {
     packets: Fifo,
@@ -295,6 +305,48 @@ impl<T, V: Copy> Fragments<T, V> {
     pub fn remove_pod(&mut self, slot: PodSlot, mut dropped: impl FnMut(FragmentDrop, T)) {
         while let Some(number) = self.pods.get(slot.index()).and_then(|pod| pod.packets.head()) {
             self.close(number, &mut |item| dropped(FragmentDrop::PodRemoved, item));
+        }
+    }
+
+    /// Takes all packets of a pod out, for another tracker.
+    pub fn take_pod(&mut self, slot: PodSlot) -> Vec<PacketUnderWay<T, V>> {
+        let mut taken = Vec::new();
+        while let Some(number) = self.pods.get(slot.index()).and_then(|pod| pod.packets.head()) {
+            let Some(packet) = &self.packets[number as usize] else { break };
+            let Packet { key, ranges, since, verdict, spoilt, .. } = packet;
+            let mut whole = PacketUnderWay {
+                key: *key,
+                ranges: *ranges,
+                since: *since,
+                verdict: *verdict,
+                spoilt: *spoilt,
+                held: Vec::new(),
+            };
+            self.close(number, &mut |item| whole.held.push(item));
+            taken.push(whole);
+        }
+        taken
+    }
+
+    /// Takes a packet of another tracker in. `dropped` gets the fragments there is no room for.
+    pub fn put(&mut self, packet: PacketUnderWay<T, V>, mut dropped: impl FnMut(FragmentDrop, T)) {
+        let PacketUnderWay { key, ranges, since, verdict, spoilt, held } = packet;
+        let number = match self.open(&key, since, &mut dropped) {
+            Ok(number) => number,
+            Err(reason) => return held.into_iter().for_each(|item| dropped(reason, item)),
+        };
+        if let Some(packet) = &mut self.packets[number as usize] {
+            packet.ranges = ranges;
+            packet.spoilt = spoilt;
+        }
+        for item in held {
+            match self.room_to_hold(&key) {
+                Ok(()) => self.hold(number, item),
+                Err(reason) => dropped(reason, item),
+            }
+        }
+        if let Some(verdict) = verdict {
+            self.decide(&key, verdict, since, |_| {});
         }
     }
 

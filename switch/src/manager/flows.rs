@@ -7,7 +7,7 @@ use espalier_api::{Direction, InputError, PodName, QueryProtocol};
 
 use super::{Manager, ManagerError};
 use crate::flow::{self, FlowRecord, PodSlot, Selector};
-use crate::worker::FlowMatch;
+use crate::worker::{Crew, FlowMatch, Handle};
 
 /// Table entries looked at between two batches.
 const STRETCH: u32 = 4096;
@@ -17,14 +17,17 @@ impl Manager {
     pub fn flows(&self, listing: &FlowListing) -> Result<FlowPage, ManagerError> {
         let filter = self.flow_match(&listing.filter)?;
         let limit = listing.limit.clamp(1, STRETCH);
-        let stretch = self.worker.list_flows(filter, listing.cursor, limit).map_err(ManagerError::failed)?;
+        let Some((worker, at)) = self.shard_of(listing.cursor) else {
+            return Ok(FlowPage { flows: Vec::new(), next: None });
+        };
+        let stretch = worker.list_flows(filter, at, limit).map_err(ManagerError::failed)?;
         let pods = self.pods_by_slot();
         let flows = stretch
             .flows
             .iter()
             .filter_map(|flow| Some(self.flow(flow, pods.get(&flow.key.slot())?)))
             .collect();
-        Ok(FlowPage { flows, next: stretch.next })
+        Ok(FlowPage { flows, next: self.cursor(worker.index(), stretch.next) })
     }
 
     /// How many flows fit.
@@ -33,9 +36,8 @@ impl Manager {
         let pods = self.pods_by_slot();
         let mut count = FlowCount::default();
         let mut cursor = Some(0);
-        while let Some(at) = cursor {
-            let stretch =
-                self.worker.list_flows(filter.clone(), at, STRETCH).map_err(ManagerError::failed)?;
+        while let Some((worker, at)) = cursor.and_then(|cursor| self.shard_of(cursor)) {
+            let stretch = worker.list_flows(filter.clone(), at, STRETCH).map_err(ManagerError::failed)?;
             for flow in &stretch.flows {
                 count.flows += 1;
                 *count.by_state.entry(state(flow.state)).or_default() += 1;
@@ -43,7 +45,7 @@ impl Manager {
                     *count.by_pod.entry(PodName::clone(pod)).or_default() += 1;
                 }
             }
-            cursor = stretch.next;
+            cursor = self.cursor(worker.index(), stretch.next);
         }
         Ok(count)
     }
@@ -53,14 +55,37 @@ impl Manager {
         let filter = self.flow_match(filter)?;
         let mut dropped = 0;
         let mut cursor = Some(0);
-        while let Some(at) = cursor {
+        while let Some((worker, at)) = cursor.and_then(|cursor| self.shard_of(cursor)) {
             let (count, next) =
-                self.worker.drop_flows(filter.clone(), at, STRETCH).map_err(ManagerError::failed)?;
+                worker.drop_flows(filter.clone(), at, STRETCH).map_err(ManagerError::failed)?;
             dropped += count;
-            cursor = next;
+            cursor = self.cursor(worker.index(), next);
         }
         tracing::info!(dropped, "flows dropped on request");
         Ok(FlowsDropped { dropped })
+    }
+
+    /// The worker in whose table a cursor points, and where: a cursor numbers the entries of all tables one after another.
+    fn shard_of(&self, cursor: u32) -> Option<(&Handle, u32)> {
+        let crew = self.crew.as_ref()?;
+        let each = self.entries_each(crew.count());
+        let worker = crew.handles().get((cursor / each) as usize)?;
+        Some((worker, cursor % each))
+    }
+
+    /// Where to go on after a worker's table was read up to `next`.
+    fn cursor(&self, worker: usize, next: Option<u32>) -> Option<u32> {
+        let workers = self.crew.as_ref().map_or(1, Crew::count);
+        let each = self.entries_each(workers);
+        match next {
+            Some(at) => Some(worker as u32 * each + at),
+            None => (worker + 1 < workers).then_some((worker as u32 + 1) * each),
+        }
+    }
+
+    fn entries_each(&self, workers: usize) -> u32 {
+        let config = self.shard_flows(workers);
+        config.ipv4.flows + config.ipv6.flows
     }
 
     /// The filter in the table's terms; names that nothing has are refused rather than matching nothing.

@@ -14,27 +14,37 @@ use crate::netns;
 const GATEWAY_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Manager {
-    /// Steers the trunk and opens its socket, unless it is in use. Its packets wait until it is given to
-    /// [`Self::serve_trunk`].
-    pub(super) fn open_trunk(&mut self, name: &str) -> Result<Option<(Port, Trunk)>, ManagerError> {
+    /// Steers the trunk and opens a socket for each of its queues, unless it is in use. Its packets wait until they are
+    /// given to [`Self::serve_trunk`]. The workers start with the first trunk.
+    pub(super) fn open_trunk(&mut self, name: &str) -> Result<Option<(Vec<Port>, Trunk)>, ManagerError> {
         if self.trunk.as_ref().is_some_and(|trunk| trunk.down.is_none()) {
             return Ok(None);
         }
         let found = interface(name).map_err(|error| InputError::new("trunk.interface", error.to_string()))?;
+        self.muster(&found)?;
         let config = self.port_config();
-        let port = Port::open(&self.umem, &found, 0, &config).map_err(ManagerError::failed)?;
-        self.steering.set_trunk_socket(0, &port).map_err(ManagerError::failed)?;
+        let mut ports = Vec::new();
+        for queue in 0..Self::trunk_queues(&found) as u32 {
+            let port = Port::open(&self.umem, &found, queue, &config).map_err(ManagerError::failed)?;
+            self.steering.set_trunk_socket(queue, &port).map_err(ManagerError::failed)?;
+            ports.push(port);
+        }
         let attachment = self.steering.attach_trunk(&found).map_err(ManagerError::failed)?;
         report(&found, &attachment);
-        Ok(Some((port, Trunk { interface: found, attachment, down: None })))
+        let queues = ports.len();
+        Ok(Some((ports, Trunk { interface: found, attachment, queues, down: None })))
     }
 
-    /// Has the worker serve a trunk that was opened.
-    pub(super) fn serve_trunk(&mut self, opened: Option<(Port, Trunk)>) -> Result<(), ManagerError> {
-        if let Some((port, trunk)) = opened {
-            self.worker.attach_trunk(port).map_err(ManagerError::failed)?.map_err(ManagerError::failed)?;
-            self.trunk = Some(trunk);
+    /// Has the workers serve a trunk that was opened: queue q is that of worker q, modulo their number.
+    pub(super) fn serve_trunk(&mut self, opened: Option<(Vec<Port>, Trunk)>) -> Result<(), ManagerError> {
+        let Some((ports, trunk)) = opened else { return Ok(()) };
+        let crew = self.crew()?;
+        let all = ports.len();
+        for (queue, port) in ports.into_iter().enumerate() {
+            let worker = crew.worker(queue % crew.count());
+            worker.attach_trunk(port, all).map_err(ManagerError::failed)?.map_err(ManagerError::failed)?;
         }
+        self.trunk = Some(trunk);
         Ok(())
     }
 
@@ -59,8 +69,8 @@ impl Manager {
                 // The veth usually goes with the pod, and its program with it.
                 tracing::debug!(pod = %name, %error, "nothing to detach");
             }
-            self.close_port(Some(pod.slot))?;
-            self.worker.free(pod.slot).map_err(ManagerError::failed)?;
+            self.close_port(&pod)?;
+            self.crew()?.free(pod.slot).map_err(ManagerError::failed)?;
             if let Some(journal) = &self.journal {
                 journal.set_pod(pod.slot, None);
             }
@@ -70,15 +80,26 @@ impl Manager {
         Ok(())
     }
 
-    /// Takes a socket from the worker, closes it, and gives its frames back.
-    pub(super) fn close_port(&mut self, slot: Option<PodSlot>) -> Result<(), ManagerError> {
-        match slot {
-            Some(slot) => self.steering.clear_pod_socket(slot.0),
-            None => self.steering.clear_trunk_socket(0),
+    /// Takes a pod's socket from its worker, closes it, and gives its frames back.
+    fn close_port(&mut self, pod: &PodPort) -> Result<(), ManagerError> {
+        self.steering.clear_pod_socket(pod.slot.0).map_err(ManagerError::failed)?;
+        let home = self.home_of(pod)?;
+        if let Some(port) = home.detach(pod.slot).map_err(ManagerError::failed)? {
+            home.absorb(port.close()).map_err(ManagerError::failed)?;
         }
-        .map_err(ManagerError::failed)?;
-        if let Some(port) = self.worker.detach(slot).map_err(ManagerError::failed)? {
-            self.worker.absorb(port.close()).map_err(ManagerError::failed)?;
+        Ok(())
+    }
+
+    /// Takes the trunk's sockets from the workers, closes them, and gives their frames back.
+    fn close_trunk(&mut self) -> Result<(), ManagerError> {
+        let queues = self.trunk.as_ref().map_or(0, |trunk| trunk.queues);
+        for queue in 0..queues as u32 {
+            self.steering.clear_trunk_socket(queue).map_err(ManagerError::failed)?;
+        }
+        for worker in self.crew()?.handles() {
+            for port in worker.detach_trunk().map_err(ManagerError::failed)? {
+                worker.absorb(port.close()).map_err(ManagerError::failed)?;
+            }
         }
         Ok(())
     }
@@ -89,11 +110,11 @@ impl Manager {
         let snapshot = std::sync::Arc::clone(&enforced.snapshot);
         let mut attached = Vec::new();
         for pod in &snapshot.pods {
-            let Some(PodPort { slot, state: State::Down(_), .. }) = self.pods.get(&pod.name) else {
+            let Some(PodPort { slot, home, state: State::Down(_), .. }) = self.pods.get(&pod.name) else {
                 continue;
             };
-            let slot = *slot;
-            let state = match self.attach_pod(pod, slot) {
+            let (slot, home) = (*slot, *home);
+            let state = match self.attach_pod(pod, slot, home) {
                 Ok((interface, attachment)) => {
                     report(&interface, &attachment);
                     tracing::info!(pod = %pod.name, veth = interface.name, slot = slot.0, "attached");
@@ -114,7 +135,12 @@ impl Manager {
         attached
     }
 
-    fn attach_pod(&mut self, pod: &Pod, slot: PodSlot) -> Result<(InterfaceRef, Attachment), String> {
+    fn attach_pod(
+        &mut self,
+        pod: &Pod,
+        slot: PodSlot,
+        home: usize,
+    ) -> Result<(InterfaceRef, Attachment), String> {
         let found = find_veth(pod)?;
         if self.turns_checksums_off() {
             let netns =
@@ -129,7 +155,8 @@ impl Manager {
         let port = Port::open(&self.umem, &found, 0, &config).map_err(|error| text(&error))?;
         self.steering.set_pod_socket(slot.0, &port).map_err(|error| text(&error))?;
         let host = HostEnd { mac: found.mac, mtu: found.mtu };
-        let done = self.worker.attach(slot, host, port).map_err(|error| text(&error))?;
+        let worker = self.crew().map_err(|error| text(&error))?.worker(home);
+        let done = worker.attach(slot, host, port).map_err(|error| text(&error))?;
         done.map_err(|error| text(&error))?;
         Ok((found, attachment))
     }
@@ -138,29 +165,27 @@ impl Manager {
     pub(super) fn release_vanished(&mut self) {
         let is_there =
             |known: &InterfaceRef| interface(&known.name).is_ok_and(|now| now.index == known.index);
-        let vanished: Vec<(PodName, PodSlot, u32)> = self
+        let vanished: Vec<(PodName, u32)> = self
             .pods
             .iter()
             .filter_map(|(name, port)| match &port.state {
-                State::Up { interface, .. } if !is_there(interface) => {
-                    Some((name.clone(), port.slot, interface.index))
-                }
+                State::Up { interface, .. } if !is_there(interface) => Some((name.clone(), interface.index)),
                 _ => None,
             })
             .collect();
-        for (name, slot, index) in vanished {
+        for (name, index) in vanished {
             tracing::warn!(pod = %name, "the pod's veth is gone");
             let detached = self.steering.detach_pod(index).map_err(ManagerError::failed);
-            if let Err(error) = self.close_port(Some(slot)).and(detached) {
+            let Some(mut port) = self.pods.remove(&name) else { continue };
+            if let Err(error) = self.close_port(&port).and(detached) {
                 tracing::debug!(pod = %name, %error, "nothing left to detach");
             }
-            if let Some(port) = self.pods.get_mut(&name) {
-                port.state = State::Down("its veth is gone".to_owned());
-            }
+            port.state = State::Down("its veth is gone".to_owned());
+            self.pods.insert(name, port);
         }
         if self.trunk.as_ref().is_some_and(|trunk| trunk.down.is_none() && !is_there(&trunk.interface)) {
             tracing::error!("the trunk interface is gone");
-            if let Err(error) = self.close_port(None) {
+            if let Err(error) = self.close_trunk() {
                 tracing::error!(%error, "the trunk's socket cannot be closed");
             }
             if let Some(trunk) = &mut self.trunk {
@@ -176,8 +201,13 @@ impl Manager {
         }
         let deadline = Instant::now() + GATEWAY_PATIENCE;
         while Instant::now() < deadline {
-            let report = self.worker.report().map_err(ManagerError::failed)?;
-            if slots.iter().all(|slot| report.links[slot.index()].gateway_resolved) {
+            let reports = self.crew()?.reports();
+            // Only its home knows a pod's neighbours.
+            let resolved = |slot: &PodSlot| {
+                let links = reports.iter().flatten().map(|report| report.links[slot.index()]);
+                links.into_iter().any(|link| link.gateway_resolved)
+            };
+            if slots.iter().all(resolved) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -4,56 +4,84 @@ use std::collections::BTreeMap;
 
 use espalier_api::control::{
     Capabilities, Frames, GroupStatus, KernelCounters, PodStatus, PortState, RuleStatus, Status, TrunkStatus,
-    WorkerStatus, XdpStatus,
+    WorkerState, WorkerStatus, XdpStatus,
 };
 use espalier_api::{Answer, InputError, Mac, PodName, Query, Snapshot};
 use espalier_xsk::{Attachment, FrameOwners, PortStatistics, SteeringCounters};
 
-use super::{Manager, ManagerError, PodPort, State};
-use crate::worker::Report;
+use super::{Manager, ManagerError, PodPort, State, Trunk};
+use crate::counters::{PodTotals, Totals};
+use crate::worker::{Crew, LinkReport, Report, WorkerFailed};
 
 impl Manager {
     /// The whole switch.
     pub fn status(&self) -> Result<Status, ManagerError> {
-        let report = self.worker.report().map_err(ManagerError::failed)?;
+        let reports = self.reports();
         let model = self.enforced.as_ref().map(|enforced| enforced.judge.model());
+        let mut totals = Totals::default();
+        let told: Vec<&Report> = reports.iter().filter_map(|(report, _)| report.as_deref()).collect();
+        told.iter().for_each(|report| totals.add(&report.counters.totals));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_version: espalier_api::VERSION,
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            generation: report.generation,
+            generation: told.iter().map(|report| report.generation).min().flatten(),
             agent: None,
             trunk: self.trunk.as_ref().map(|trunk| TrunkStatus {
                 interface: trunk.interface.name.clone(),
                 mtu: trunk.interface.mtu,
                 driver: trunk.interface.driver.clone().unwrap_or_default(),
+                queues: trunk.queues,
                 xdp: xdp(&trunk.attachment),
-                kernel: kernel(report.trunk),
+                kernel: kernel(told.iter().flat_map(|report| &report.trunk).map(|(_, counted)| counted)),
             }),
             pods: self.pods.len(),
             groups: self.snapshot().map_or(0, |snapshot| snapshot.security_groups.len()),
             rules: model.map_or(0, espalier_rules::Model::rule_count),
-            workers: vec![self.worker_status(&report)],
+            workers: self.worker_statuses(&reports),
             frames: frames(self.umem.owners()),
-            counters: report.counters.totals.to_api(),
+            counters: totals.to_api(),
             steering: steering(&self.steering.counters().map_err(ManagerError::failed)?),
             capabilities: self.capabilities(),
             problems: self.problems(),
         })
     }
 
-    fn worker_status(&self, report: &Report) -> WorkerStatus {
-        WorkerStatus {
-            worker: self.worker.index(),
-            core: self.worker.core(),
-            generation: report.generation,
-            pods: self.pods.len(),
-            batches: report.batches,
-            sleeps: report.sleeps,
-            flows: report.flows,
-            counters: report.counters.totals.to_api(),
-        }
+    /// What each worker tells of itself, and whether it works.
+    fn reports(&self) -> Vec<(Option<Box<Report>>, WorkerState)> {
+        let Some(crew) = &self.crew else { return Vec::new() };
+        let told = crew.reports().into_iter().zip(crew.states());
+        told.map(|(report, state)| match report {
+            Ok(report) => (Some(report), state),
+            Err(WorkerFailed::Gone(_)) => (None, WorkerState::Dead),
+            Err(WorkerFailed::Silent(..)) => (None, WorkerState::Stalled),
+        })
+        .collect()
+    }
+
+    fn worker_statuses(&self, reports: &[(Option<Box<Report>>, WorkerState)]) -> Vec<WorkerStatus> {
+        let handles = self.crew.iter().flat_map(Crew::handles);
+        handles
+            .zip(reports)
+            .map(|(handle, (report, state))| {
+                let worker = handle.index();
+                let told = report.as_deref();
+                WorkerStatus {
+                    worker,
+                    state: *state,
+                    trunk_queues: told
+                        .map_or_else(Vec::new, |told| told.trunk.iter().map(|(queue, _)| *queue).collect()),
+                    core: handle.core(),
+                    generation: told.and_then(|told| told.generation),
+                    pods: self.pods.values().filter(|port| port.home == worker).count(),
+                    batches: told.map_or(0, |told| told.batches),
+                    sleeps: told.map_or(0, |told| told.sleeps),
+                    flows: told.map_or(0, |told| told.flows),
+                    counters: told.map_or_else(Default::default, |told| told.counters.totals.to_api()),
+                }
+            })
+            .collect()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -73,6 +101,10 @@ impl Manager {
             let name = &trunk.interface.name;
             problems.extend(trunk.down.as_ref().map(|reason| format!("trunk {name}: {reason}")));
             problems.extend(self.too_small_for(name, trunk.interface.mtu));
+            problems.extend(unserved(trunk));
+        }
+        for (worker, state) in self.crew.iter().flat_map(Crew::states).enumerate() {
+            problems.extend(crate::watchdog::problem(worker, state));
         }
         for (name, port) in &self.pods {
             match &port.state {
@@ -103,19 +135,28 @@ impl Manager {
 
     /// The pods, in the snapshot's order.
     pub fn pods(&self) -> Result<Vec<PodStatus>, ManagerError> {
-        let report = self.worker.report().map_err(ManagerError::failed)?;
+        let reports: Vec<_> = self.reports().into_iter().map(|(report, _)| report).collect();
         let pods = self.snapshot().map_or(&[][..], |snapshot| &snapshot.pods);
         Ok(pods
             .iter()
             .filter_map(|pod| {
                 let port = self.pods.get(&pod.name)?;
-                Some(self.pod_status(pod, port, &report))
+                Some(self.pod_status(pod, port, &reports))
             })
             .collect())
     }
 
-    fn pod_status(&self, pod: &espalier_api::Pod, port: &PodPort, report: &Report) -> PodStatus {
-        let link = report.links[port.slot.index()];
+    /// The pod's packets as all workers counted them: those of the trunk may have met others than its home.
+    fn pod_status(
+        &self,
+        pod: &espalier_api::Pod,
+        port: &PodPort,
+        reports: &[Option<Box<Report>>],
+    ) -> PodStatus {
+        let home = reports.get(port.home).and_then(Option::as_deref);
+        let link = home.map_or_else(LinkReport::default, |home| home.links[port.slot.index()]);
+        let mut counters = PodTotals::default();
+        reports.iter().flatten().for_each(|report| counters.add(report.counters.pod(port.slot)));
         let (veth, state, xdp) = match &port.state {
             State::Up { interface, attachment } => {
                 (Some(interface.name.clone()), PortState::Up, Some(xdp(attachment)))
@@ -134,9 +175,9 @@ impl Manager {
             xdp,
             gateway_mac: link.gateway_mac.and_then(Mac::new),
             pod_mac: link.pod_mac.and_then(Mac::new),
-            worker: self.worker.index(),
-            counters: report.counters.pod(port.slot).to_api(),
-            kernel: kernel(report.pods[port.slot.index()]),
+            worker: port.home,
+            counters: counters.to_api(),
+            kernel: kernel(home.iter().filter_map(|home| home.pods[port.slot.index()].as_ref())),
         }
     }
 
@@ -168,18 +209,31 @@ fn xdp(attachment: &Attachment) -> XdpStatus {
     XdpStatus { mode: attachment.mode.to_string(), fallback: attachment.fallback.clone() }
 }
 
-fn kernel(statistics: Option<PortStatistics>) -> KernelCounters {
-    let counted = statistics.unwrap_or_default();
-    KernelCounters {
-        rx_dropped: counted.rx_dropped,
-        rx_ring_full: counted.rx_ring_full,
-        rx_fill_ring_empty: counted.rx_fill_ring_empty,
-        invalid_descriptors: counted.rx_invalid_descs
+/// What the kernel counted for some sockets, added up.
+fn kernel<'a>(sockets: impl Iterator<Item = &'a PortStatistics>) -> KernelCounters {
+    let mut sum = KernelCounters::default();
+    for counted in sockets {
+        sum.rx_dropped += counted.rx_dropped;
+        sum.rx_ring_full += counted.rx_ring_full;
+        sum.rx_fill_ring_empty += counted.rx_fill_ring_empty;
+        sum.invalid_descriptors += counted.rx_invalid_descs
             + counted.tx_invalid_descs
             + counted.bad_descriptors
-            + counted.tx_refused,
-        rx_oversized: counted.rx_oversized,
+            + counted.tx_refused;
+        sum.rx_oversized += counted.rx_oversized;
     }
+    sum
+}
+
+/// Branch frames on a queue without a socket are dropped by the steering.
+fn unserved(trunk: &Trunk) -> Option<String> {
+    let queues = Manager::trunk_queues(&trunk.interface);
+    (trunk.down.is_none() && queues > trunk.queues).then(|| {
+        format!(
+            "trunk {}: has {queues} queues by now, but only the first {} are served: restart espalier-switch",
+            trunk.interface.name, trunk.queues
+        )
+    })
 }
 
 fn frames(owners: FrameOwners) -> Frames {

@@ -21,7 +21,7 @@ pub(super) fn forward<M: Memory>(
     let (destination, source) = match path {
         Path { destination: Some(slot), .. } => to_pod(links, parsed, memory.len(packet), slot)?,
         Path { source: Some(slot), .. } => to_trunk(links, tables, parsed, slot)?,
-        Path { source: None, destination: None } => return Err(DropReason::PortUnknown),
+        Path { source: None, destination: None, .. } => return Err(DropReason::PortUnknown),
     };
     if path.source.is_some() {
         complete_checksum(memory, parsed, packet);
@@ -59,8 +59,9 @@ fn to_trunk<'a>(
     Ok((gateway.ok_or(DropReason::GatewayUnresolved)?, &pod.mac))
 }
 
+/// Fills in the checksum that the pod left to its NIC, if it did.
 #[inline]
-fn complete_checksum<M: Memory>(memory: &M, parsed: &Packet, packet: &mut M::Packet) {
+pub(super) fn complete_checksum<M: Memory>(memory: &M, parsed: &Packet, packet: &mut M::Packet) {
     let Some(field) = checksum::partial(parsed, memory.head(packet)) else { return };
     let sum = checksum::complete(parsed, memory.segments(packet)).to_be_bytes();
     let head = memory.head_mut(packet);

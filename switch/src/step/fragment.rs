@@ -4,7 +4,7 @@ use espalier_api::Direction;
 
 use super::{Decided, Memory, Path, Shard, Verdict, finish, policies};
 use crate::counters::Blame;
-use crate::flow::fragment::{FragmentDrop, FragmentKey, Later, Part};
+use crate::flow::fragment::{FragmentDrop, FragmentKey, Later, PacketUnderWay, Part};
 use crate::flow::{Now, PodSlot};
 use crate::packet::{Fragment, Packet};
 use crate::reason::DropReason;
@@ -25,7 +25,7 @@ impl<P> Held<P> {
         match self.path {
             Path { source: Some(slot), .. } => Blame::Egress(slot),
             Path { destination: Some(slot), .. } => Blame::Ingress(slot),
-            Path { source: None, destination: None } => Blame::Nobody,
+            Path { source: None, destination: None, .. } => Blame::Nobody,
         }
     }
 
@@ -94,6 +94,19 @@ pub(super) fn expire<P>(shard: &mut Shard<P>, now: Now, decided: &mut Decided<P>
 pub(super) fn forget<P>(shard: &mut Shard<P>, slot: PodSlot, decided: &mut Decided<P>) {
     let mut doomed = Vec::new();
     shard.fragments.remove_pod(slot, |reason, item| doomed.push((reason, item)));
+    for (reason, item) in doomed {
+        refuse(shard, reason, item, decided);
+    }
+}
+
+/// Takes over what another shard knew of a packet.
+pub(super) fn take<P>(
+    shard: &mut Shard<P>,
+    packet: PacketUnderWay<Held<P>, Verdict>,
+    decided: &mut Decided<P>,
+) {
+    let mut doomed = Vec::new();
+    shard.fragments.put(packet, |reason, item| doomed.push((reason, item)));
     for (reason, item) in doomed {
         refuse(shard, reason, item, decided);
     }

@@ -1,6 +1,6 @@
 //! Is the frame whole, from whom it claims, and meant for somebody here? ARP and neighbour discovery end here.
 
-use super::{From, Path, Shard, Stop};
+use super::{From, Handed, Path, Shard, Stop};
 use crate::counters::Blame;
 use crate::flow::PodSlot;
 use crate::ip::Ip;
@@ -20,7 +20,7 @@ pub(super) fn guard<P>(
 ) -> Result<(Packet, Path), Stop> {
     let unknown = Stop::Drop(DropReason::VlanUnknown, Blame::Nobody);
     let (slot, side, tagged, blame, nobody) = match from {
-        From::Trunk { vlan } => {
+        From::Trunk { vlan } | From::Peer(Handed::Trunk { vlan }) => {
             let Some(slot) = tables.slot_of_vlan(vlan) else { return Err(unknown) };
             (slot, Side::Trunk, false, Blame::Ingress(slot), unknown)
         }
@@ -28,6 +28,7 @@ pub(super) fn guard<P>(
             let blame = Blame::Egress(slot);
             (slot, Side::Pod, tagged, blame, Stop::Drop(DropReason::PortUnknown, blame))
         }
+        From::Peer(Handed::Pod) => return let_out(head, total, tables, shard),
     };
     let Some(pod) = tables.pod(slot) else { return Err(nobody) };
     let drop = |reason| Stop::Drop(reason, blame);
@@ -42,20 +43,31 @@ pub(super) fn guard<P>(
     let path = match side {
         Side::Trunk => {
             towards_pod(head, &packet, pod).map_err(drop)?;
-            Path { source: None, destination: Some(slot) }
+            Path { source: None, destination: Some(slot), elsewhere: None }
         }
         Side::Pod => {
             from_pod(head, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
-            let destination = match tagged {
-                true => None,
-                false => {
-                    Some(tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?)
-                }
-            };
-            Path { source: Some(slot), destination }
+            match tagged {
+                true => Path { source: Some(slot), destination: None, elsewhere: None },
+                false => shard.path_to(
+                    Some(slot),
+                    tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?,
+                ),
+            }
         }
     };
     Ok((packet, path))
+}
+
+/// What another worker's pod may send to a pod of this node, by the policy of the one that sends.
+#[inline(never)]
+fn let_out<P>(head: &[u8], total: usize, tables: &Tables, shard: &Shard<P>) -> Result<(Packet, Path), Stop> {
+    let drop = |reason| Stop::Drop(reason, Blame::Nobody);
+    let Parsed::Ip(packet) = packet::parse(head, total, false).map_err(drop)? else {
+        return Err(drop(DropReason::EthertypeUnknown));
+    };
+    let local = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
+    Ok((packet, shard.path_to(None, local)))
 }
 
 /// What the responder handles ends here.

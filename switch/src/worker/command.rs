@@ -1,33 +1,52 @@
 //! What the manager asks of a worker, and the handle it asks with. Read by the worker between batches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use espalier_api::Generation;
 use espalier_xsk::{Frame, Port, PortStatistics};
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Worker;
+use super::doorbell::Doorbell;
 use super::flows::{FlowMatch, FlowStretch};
+use super::moving::Luggage;
 use super::port::{Place, WorkerPort};
 use crate::clock;
 use crate::counters::ShardCounters;
 use crate::flow::ChangePage;
 use crate::flow::{FlowRecord, PodSlot};
 use crate::neighbour::HostEnd;
+use crate::step::Presence;
 use crate::tables::Tables;
+
+/// How long a worker may take to answer. It reads commands every few batches.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to tell how it is: whoever asks wants to know that it does not answer, too.
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request; each carries the channel of its reply.
 pub enum Command {
     /// Use these tables from the next batch on; the reply is what was used before.
     Publish(Arc<Tables>, Sender<Option<Arc<Tables>>>),
-    /// Poll this socket of the trunk.
-    AttachTrunk(Port, Sender<std::io::Result<()>>),
+    /// Poll this socket of the trunk, one of so many that all workers have.
+    AttachTrunk(Port, usize, Sender<std::io::Result<()>>),
     /// Poll this socket of a pod.
     Attach(PodSlot, HostEnd, Port, Sender<std::io::Result<()>>),
-    /// Give back the socket of a pod (`None`: of the trunk).
-    Detach(Option<PodSlot>, Sender<Option<Port>>),
+    /// Give back the sockets of the trunk.
+    DetachTrunk(Sender<Vec<Port>>),
+    /// Give back the socket of a pod.
+    Detach(PodSlot, Sender<Option<Port>>),
+    /// Deal with all that other workers have handed over so far.
+    Drain(Sender<()>),
+    /// Hold the packets of a pod that is about to come.
+    Hold(PodSlot, Sender<()>),
+    /// Give up a pod whose home is elsewhere now; its flows follow.
+    Release(PodSlot, Sender<Box<Luggage>>),
+    /// Give up so many flows of the pod.
+    TakeFlows(PodSlot, usize, Sender<Vec<FlowRecord>>),
+    /// Take in a pod that was held for.
+    Settle(PodSlot, Box<Luggage>, Sender<std::io::Result<()>>),
     /// The pod is gone for good: forget its flows, neighbours and counters. The reply says whether that is all done;
     /// if not, ask again.
     Free(PodSlot, Sender<bool>),
@@ -55,8 +74,8 @@ pub struct Report {
     pub counters: ShardCounters,
     /// What it knows of each slot.
     pub links: Vec<LinkReport>,
-    /// What the kernel counted for the trunk's socket.
-    pub trunk: Option<PortStatistics>,
+    /// The trunk's queues it serves, and what the kernel counted for their sockets.
+    pub trunk: Vec<(u32, PortStatistics)>,
     /// What the kernel counted for the socket of each slot.
     pub pods: Vec<Option<PortStatistics>>,
     /// Live flows.
@@ -78,10 +97,16 @@ pub struct LinkReport {
     pub gateway_resolved: bool,
 }
 
-/// The worker's thread has ended.
+/// A worker did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
-#[error("worker {0} has stopped")]
-pub struct WorkerGone(usize);
+pub enum WorkerFailed {
+    /// Its thread has ended.
+    #[error("worker {0} has stopped")]
+    Gone(usize),
+    /// It does not answer.
+    #[error("worker {0} has not answered for {1:?}: it is stalled; if it stays so, restart espalier-switch")]
+    Silent(usize, Duration),
+}
 
 /// The other end of a worker; any thread may hold one.
 #[derive(Clone)]
@@ -89,22 +114,35 @@ pub struct Handle {
     index: usize,
     core: Option<usize>,
     commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
+    bell: Arc<Doorbell>,
+}
+
+/// An answer that is on its way.
+pub(super) struct Pending<T> {
+    index: usize,
+    answer: Receiver<T>,
+}
+
+impl<T> Pending<T> {
+    /// Waits for it.
+    pub(super) fn wait(self, patience: Duration) -> Result<T, WorkerFailed> {
+        self.answer.recv_timeout(patience).map_err(|error| match error.is_timeout() {
+            true => WorkerFailed::Silent(self.index, patience),
+            false => WorkerFailed::Gone(self.index),
+        })
+    }
+}
+
+impl Pending<Box<Report>> {
+    pub(super) fn report(self) -> Result<Box<Report>, WorkerFailed> {
+        self.wait(REPORT_PATIENCE)
+    }
 }
 
 impl Handle {
-    pub(super) fn new(index: usize, core: Option<usize>) -> std::io::Result<(Self, Receiver<Command>)> {
+    pub(super) fn new(index: usize, core: Option<usize>, bell: Arc<Doorbell>) -> (Self, Receiver<Command>) {
         let (commands, receiver) = unbounded();
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok((Self { index, core, commands, wake }, receiver))
-    }
-
-    pub(super) fn wake(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
-    }
-
-    pub(super) fn wake_owned(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.wake)
+        (Self { index, core, commands, bell }, receiver)
     }
 
     /// Its index.
@@ -117,14 +155,14 @@ impl Handle {
         self.core
     }
 
-    /// Has the worker use new tables; returns the old ones once it does.
-    pub fn publish(&self, tables: Arc<Tables>) -> Result<Option<Arc<Tables>>, WorkerGone> {
-        self.ask(|reply| Command::Publish(tables, reply))
+    /// Its shared face.
+    pub fn bell(&self) -> &Arc<Doorbell> {
+        &self.bell
     }
 
-    /// Has the worker poll a socket of the trunk.
-    pub fn attach_trunk(&self, port: Port) -> Result<std::io::Result<()>, WorkerGone> {
-        self.ask(|reply| Command::AttachTrunk(port, reply))
+    /// Has the worker poll a socket of the trunk, one of `all` there are.
+    pub fn attach_trunk(&self, port: Port, all: usize) -> Result<std::io::Result<()>, WorkerFailed> {
+        self.ask(|reply| Command::AttachTrunk(port, all, reply))
     }
 
     /// Has the worker poll a socket of a pod.
@@ -133,28 +171,58 @@ impl Handle {
         slot: PodSlot,
         host: HostEnd,
         port: Port,
-    ) -> Result<std::io::Result<()>, WorkerGone> {
+    ) -> Result<std::io::Result<()>, WorkerFailed> {
         self.ask(|reply| Command::Attach(slot, host, port, reply))
     }
 
-    /// Takes a socket away from the worker.
-    pub fn detach(&self, slot: Option<PodSlot>) -> Result<Option<Port>, WorkerGone> {
+    /// Takes a pod's socket away from the worker.
+    pub fn detach(&self, slot: PodSlot) -> Result<Option<Port>, WorkerFailed> {
         self.ask(|reply| Command::Detach(slot, reply))
     }
 
+    /// Takes the trunk's sockets away from the worker.
+    pub fn detach_trunk(&self) -> Result<Vec<Port>, WorkerFailed> {
+        self.ask(Command::DetachTrunk)
+    }
+
     /// Has the worker forget a pod, in steps between which it moves packets.
-    pub fn free(&self, slot: PodSlot) -> Result<(), WorkerGone> {
+    pub fn free(&self, slot: PodSlot) -> Result<(), WorkerFailed> {
         while !self.ask(|reply| Command::Free(slot, reply))? {}
         Ok(())
     }
 
+    /// Has the worker hold the packets of a pod that is about to come.
+    pub fn hold(&self, slot: PodSlot) -> Result<(), WorkerFailed> {
+        self.ask(|reply| Command::Hold(slot, reply))
+    }
+
+    /// Has the worker give up a pod but for its flows.
+    pub fn release(&self, slot: PodSlot) -> Result<Box<Luggage>, WorkerFailed> {
+        self.ask(|reply| Command::Release(slot, reply))
+    }
+
+    /// Up to `budget` flows of a pod, taken out; none when there are no more.
+    pub fn take_flows(&self, slot: PodSlot, budget: usize) -> Result<Vec<FlowRecord>, WorkerFailed> {
+        self.ask(|reply| Command::TakeFlows(slot, budget, reply))
+    }
+
+    /// Has the worker take in a pod.
+    pub fn settle(&self, slot: PodSlot, luggage: Box<Luggage>) -> Result<std::io::Result<()>, WorkerFailed> {
+        self.ask(|reply| Command::Settle(slot, luggage, reply))
+    }
+
     /// Gives frames to the worker.
-    pub fn absorb(&self, frames: Vec<Frame>) -> Result<(), WorkerGone> {
+    pub fn absorb(&self, frames: Vec<Frame>) -> Result<(), WorkerFailed> {
         self.tell(Command::Absorb(frames))
     }
 
     /// The flows that fit, among `limit` entries from `cursor` on.
-    pub fn list_flows(&self, filter: FlowMatch, cursor: u32, limit: u32) -> Result<FlowStretch, WorkerGone> {
+    pub fn list_flows(
+        &self,
+        filter: FlowMatch,
+        cursor: u32,
+        limit: u32,
+    ) -> Result<FlowStretch, WorkerFailed> {
         self.ask(|reply| Command::ListFlows(filter, cursor, limit, reply))
     }
 
@@ -164,42 +232,62 @@ impl Handle {
         filter: FlowMatch,
         cursor: u32,
         limit: u32,
-    ) -> Result<(u64, Option<u32>), WorkerGone> {
+    ) -> Result<(u64, Option<u32>), WorkerFailed> {
         self.ask(|reply| Command::DropFlows(filter, cursor, limit, reply))
     }
 
     /// Fills a page with changed flows. Says whether there are more.
-    pub fn take_changes(&self, page: Box<ChangePage>) -> Result<(Box<ChangePage>, bool), WorkerGone> {
+    pub fn take_changes(&self, page: Box<ChangePage>) -> Result<(Box<ChangePage>, bool), WorkerFailed> {
         self.ask(|reply| Command::TakeChanges(page, reply))
     }
 
-    /// Enters flows of an earlier life. Returns how many were taken.
-    pub fn restore_flows(&self, flows: Vec<FlowRecord>) -> Result<u64, WorkerGone> {
+    /// Enters flows of an earlier life, or of another worker. Returns how many were taken.
+    pub fn restore_flows(&self, flows: Vec<FlowRecord>) -> Result<u64, WorkerFailed> {
         self.ask(|reply| Command::RestoreFlows(flows, reply))
     }
 
     /// The worker's state.
-    pub fn report(&self) -> Result<Box<Report>, WorkerGone> {
-        self.ask(Command::Report)
+    pub fn report(&self) -> Result<Box<Report>, WorkerFailed> {
+        self.begin_report()?.report()
+    }
+
+    pub(super) fn begin_report(&self) -> Result<Pending<Box<Report>>, WorkerFailed> {
+        self.begin(Command::Report)
     }
 
     /// Ends the worker.
-    pub fn stop(&self) -> Result<(), WorkerGone> {
+    pub fn stop(&self) -> Result<(), WorkerFailed> {
         self.tell(Command::Stop)
     }
 
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, WorkerGone> {
-        let (reply, answer) = bounded(1);
-        self.tell(command(reply))?;
-        answer.recv().map_err(|_| WorkerGone(self.index))
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, WorkerFailed> {
+        self.begin(command)?.wait(PATIENCE)
     }
 
-    fn tell(&self, command: Command) -> Result<(), WorkerGone> {
-        self.commands.send(command).map_err(|_| WorkerGone(self.index))?;
-        // Only an overflowing counter fails, and then the worker has been woken already.
-        let _woken = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    /// Asks, without waiting for the answer.
+    pub(super) fn begin<T>(
+        &self,
+        command: impl FnOnce(Sender<T>) -> Command,
+    ) -> Result<Pending<T>, WorkerFailed> {
+        let (reply, answer) = bounded(1);
+        self.tell(command(reply))?;
+        Ok(Pending { index: self.index, answer })
+    }
+
+    fn tell(&self, command: Command) -> Result<(), WorkerFailed> {
+        self.commands.send(command).map_err(|_| WorkerFailed::Gone(self.index))?;
+        self.bell.ring();
         Ok(())
     }
+}
+
+/// Asks all workers the same and waits for every answer, in their order.
+pub(super) fn ask_all<T>(
+    handles: &[Handle],
+    command: impl Fn(Sender<T>) -> Command,
+) -> Result<Vec<T>, WorkerFailed> {
+    let pending: Vec<_> = handles.iter().map(|handle| handle.begin(&command)).collect::<Result<_, _>>()?;
+    pending.into_iter().map(|answer| answer.wait(PATIENCE)).collect()
 }
 
 impl Worker {
@@ -210,8 +298,28 @@ impl Worker {
                 Command::Publish(tables, reply) => {
                     let _sent = reply.send(self.adopt(tables));
                 }
-                Command::AttachTrunk(port, reply) => {
-                    let _sent = reply.send(self.put_port(Place::TRUNK, port));
+                Command::AttachTrunk(port, all, reply) => {
+                    let _sent = reply.send(self.put_trunk(port, all));
+                }
+                Command::DetachTrunk(reply) => {
+                    let _sent = reply.send(self.take_trunk());
+                }
+                Command::Drain(reply) => {
+                    self.drain(clock::now());
+                    let _sent = reply.send(());
+                }
+                Command::Hold(slot, reply) => {
+                    self.hold(slot);
+                    let _sent = reply.send(());
+                }
+                Command::Release(slot, reply) => {
+                    let _sent = reply.send(Box::new(self.release(slot)));
+                }
+                Command::TakeFlows(slot, budget, reply) => {
+                    let _sent = reply.send(self.take_flows(slot, budget));
+                }
+                Command::Settle(slot, luggage, reply) => {
+                    let _sent = reply.send(self.settle(slot, *luggage));
                 }
                 Command::Attach(slot, host, port, reply) => {
                     let done = self.put_port(Place::of(Some(slot)), port);
@@ -219,10 +327,8 @@ impl Worker {
                     let _sent = reply.send(done);
                 }
                 Command::Detach(slot, reply) => {
-                    let port = self.take_port(Place::of(slot));
-                    if let Some(slot) = slot {
-                        self.shard.links.detached(slot);
-                    }
+                    let port = self.take_port(Place::of(Some(slot)));
+                    self.shard.links.detached(slot);
                     let _sent = reply.send(port);
                 }
                 Command::Free(slot, reply) => {
@@ -254,16 +360,22 @@ impl Worker {
     fn adopt(&mut self, tables: Arc<Tables>) -> Option<Arc<Tables>> {
         for (slot, pod) in tables.pods() {
             self.shard.flows.set_timeouts(slot, pod.timeouts);
-            self.shard.links.ask_again(slot);
+            let presence = &mut self.shard.presence[slot.index()];
+            if *presence == Presence::Away && tables.home(slot) == self.index {
+                *presence = Presence::Here;
+            }
+            // One whose home is elsewhere by these tables is on its way there, and still here until it is asked for.
+            if *presence == Presence::Here {
+                self.shard.links.ask_again(slot);
+            }
         }
         self.tables.replace(tables)
     }
 
     fn report(&self) -> Report {
-        let mut statistics = self.ports.iter().map(|port| port.as_ref().map(WorkerPort::statistics));
         Report {
-            trunk: statistics.next().flatten(),
-            pods: statistics.collect(),
+            trunk: self.ports.trunk.iter().map(|port| (port.queue(), port.statistics())).collect(),
+            pods: self.ports.pods.iter().map(|port| port.as_ref().map(WorkerPort::statistics)).collect(),
             generation: self.tables.as_ref().map(|tables| tables.generation),
             counters: self.shard.counters.clone(),
             links: self.link_reports(),
@@ -274,7 +386,7 @@ impl Worker {
     }
 
     fn link_reports(&self) -> Vec<LinkReport> {
-        let mut reports = vec![LinkReport::default(); self.ports.len() - 1];
+        let mut reports = vec![LinkReport::default(); self.ports.pods.len()];
         for (slot, pod) in self.tables.iter().flat_map(|tables| tables.pods()) {
             let link = self.shard.links.link(slot);
             reports[slot.index()] = LinkReport {

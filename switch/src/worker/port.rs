@@ -1,41 +1,47 @@
-//! A port in a worker's hands: its socket, the packets on their way out, and what each counts as.
+//! A port in a worker's hands: its socket, the packets on their way out, and what each counts as. And all of them.
 
-use espalier_xsk::{FramePool, Packet, Port, PortStatistics, SteerFlags, SteerMeta};
+use espalier_xsk::{FramePool, MAX_SEGMENTS, Packet, Port, PortStatistics, SteerFlags, SteerMeta};
 use rustix::event::epoll::EventData;
 use rustix::fd::{AsFd, BorrowedFd};
 
+use super::fair;
 use crate::counters::{Blame, ShardCounters};
 use crate::flow::PodSlot;
 use crate::reason::DropReason;
-use crate::step::From;
+use crate::step::{From, Handed};
 
-/// Index of a port in its worker: the trunk, then the pods by slot.
+/// Which of its worker's ports one is: a pod's, by slot, or one of the trunk's queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place(pub(super) usize);
+pub(super) struct Place(u32);
+
+/// The first place that is no pod's.
+const FIRST_TRUNK: u32 = 1 << 16;
 
 impl Place {
-    pub(super) const TRUNK: Self = Self(0);
-    pub(super) const WAKE: Self = Self(usize::MAX);
+    /// The trunk's queue that the worker sends by.
+    pub(super) const TRUNK: Self = Self(FIRST_TRUNK);
+    pub(super) const WAKE: Self = Self(u32::MAX);
 
     /// The pod's place, or the trunk's (`None`).
     pub(super) fn of(slot: Option<PodSlot>) -> Self {
-        slot.map_or(Self::TRUNK, |slot| Self(usize::from(slot.0) + 1))
+        slot.map_or(Self::TRUNK, |slot| Self(slot.0.into()))
     }
 
-    pub(super) fn index(self) -> usize {
-        self.0
+    /// The place of the worker's `nth` queue of the trunk.
+    pub(super) fn trunk(nth: usize) -> Self {
+        Self(FIRST_TRUNK + nth as u32)
     }
 
     pub(super) fn as_event(self) -> EventData {
-        EventData::new_u64(self.0 as u64)
+        EventData::new_u64(self.0.into())
     }
 
     pub(super) fn of_event(data: EventData) -> Self {
-        Self(data.u64() as usize)
+        Self(data.u64() as u32)
     }
 
-    fn slot(self) -> Option<PodSlot> {
-        self.0.checked_sub(1).map(|slot| PodSlot(slot as u16))
+    pub(super) fn slot(self) -> Option<PodSlot> {
+        u16::try_from(self.0).ok().map(PodSlot)
     }
 
     /// Where a packet with this metadata came from. One that the trunk program did not untag has VLAN 0, which no pod has.
@@ -44,6 +50,45 @@ impl Place {
             Some(slot) => From::Pod { slot, tagged: meta.flags.contains(SteerFlags::PUSHED) },
             None if meta.flags.contains(SteerFlags::POPPED) => From::Trunk { vlan: meta.tci & 0x0fff },
             None => From::Trunk { vlan: 0 },
+        }
+    }
+}
+
+/// Where a packet with this metadata came from that another worker handed over. The metadata lies before the frame,
+/// where no sender can write.
+pub(super) fn handed(meta: SteerMeta) -> From {
+    From::Peer(match meta.flags.contains(SteerFlags::POD) {
+        true => Handed::Pod,
+        false if meta.flags.contains(SteerFlags::POPPED) => Handed::Trunk { vlan: meta.tci & 0x0fff },
+        false => Handed::Trunk { vlan: 0 },
+    })
+}
+
+/// The ports of one worker.
+pub(super) struct Ports {
+    /// The trunk's queues; the first is sent by.
+    pub(super) trunk: Vec<WorkerPort>,
+    /// The pods' ports, by slot.
+    pub(super) pods: Vec<Option<WorkerPort>>,
+}
+
+impl Ports {
+    /// None yet, of `slots` pods.
+    pub(super) fn new(slots: usize) -> Self {
+        Self { trunk: Vec::new(), pods: (0..slots).map(|_| None).collect() }
+    }
+
+    pub(super) fn get(&self, place: Place) -> Option<&WorkerPort> {
+        match place.slot() {
+            Some(slot) => self.pods.get(slot.index())?.as_ref(),
+            None => self.trunk.get((place.0 - FIRST_TRUNK) as usize),
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut WorkerPort> {
+        match place.slot() {
+            Some(slot) => self.pods.get_mut(slot.index())?.as_mut(),
+            None => self.trunk.get_mut((place.0 - FIRST_TRUNK) as usize),
         }
     }
 }
@@ -70,6 +115,14 @@ impl Cargo {
         }
     }
 
+    /// Whom the packet is counted against where packets compete for room.
+    fn claimant(self) -> Blame {
+        match self {
+            Self::Forwarded { blame, .. } => blame,
+            Self::Originated => Blame::Nobody,
+        }
+    }
+
     pub(super) fn lost(self, counters: &mut ShardCounters, reason: DropReason) {
         if let Self::Forwarded { blame, .. } = self {
             counters.dropped(reason, blame);
@@ -91,7 +144,9 @@ pub(super) struct WorkerPort {
 
 impl WorkerPort {
     pub(super) fn new(port: Port) -> Self {
-        Self { port, packets: Vec::new(), cargo: Vec::new(), flushed: true, sending: false, empty_rounds: 0 }
+        // A port that was another worker's may have packets that the kernel has not sent.
+        let flushed = port.unsent() == 0;
+        Self { port, packets: Vec::new(), cargo: Vec::new(), flushed, sending: false, empty_rounds: 0 }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -128,6 +183,22 @@ impl WorkerPort {
         self.port.refill(pool);
     }
 
+    /// The trunk's queue it is bound to.
+    pub(super) fn queue(&self) -> u32 {
+        self.port.queue()
+    }
+
+    /// Whether the kernel has taken all that was sent.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flushed
+    }
+
+    /// Has the worker look at what the kernel still has of this port. Says whether it did not until now.
+    pub(super) fn resume(&mut self) -> bool {
+        let unfinished = !self.flushed || self.port.in_tx() > 0;
+        unfinished && !std::mem::replace(&mut self.sending, true)
+    }
+
     /// Queues a packet. Says whether the port had nothing to send until now.
     pub(super) fn enqueue(&mut self, packet: Packet, cargo: Cargo) -> bool {
         self.packets.push(packet);
@@ -144,6 +215,9 @@ impl WorkerPort {
         place: Place,
     ) -> bool {
         self.port.complete(pool);
+        if self.port.unsent() + self.packets.len() * MAX_SEGMENTS > self.port.tx_ring() {
+            self.take_turns();
+        }
         if !self.packets.is_empty() || !self.flushed {
             self.send(counters, place);
             self.flush(place);
@@ -161,6 +235,16 @@ impl WorkerPort {
         self.sending
     }
 
+    /// Puts what the pods have queued into an order in which none is at another's mercy, if there is no room for all.
+    fn take_turns(&mut self) {
+        let wanted: usize = self.packets.iter().map(Packet::segment_count).sum();
+        if wanted > self.port.tx_room() {
+            fair::take_turns(&mut self.packets, &mut self.cargo, |packet, cargo| {
+                (cargo.claimant(), packet.segment_count())
+            });
+        }
+    }
+
     fn send(&mut self, counters: &mut ShardCounters, place: Place) {
         let taken = self.port.send(&mut self.packets);
         self.cargo.drain(..taken).for_each(|cargo| cargo.sent(counters, place));
@@ -168,7 +252,7 @@ impl WorkerPort {
 
     fn flush(&mut self, place: Place) {
         self.flushed = self.port.flush().unwrap_or_else(|error| {
-            tracing::debug!(place = place.index(), %error, "the kernel does not send for a port");
+            tracing::debug!(place = place.0, %error, "the kernel does not send for a port");
             // The interface is down or gone; the link watcher takes the port away.
             true
         });

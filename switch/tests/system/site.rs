@@ -14,6 +14,10 @@ use espalier_lab::{Lab, Options, Scenario};
 /// The longest wait for anything, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Workers of the switch, and queues of the trunk: `system_two_workers` is this suite once more, with two.
+pub(crate) const WORKERS: u16 =
+    if matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"system_two_workers") { 2 } else { 1 };
+
 /// The program under test.
 pub(crate) const SWITCH: &str = env!("CARGO_BIN_EXE_espalier-switch");
 
@@ -70,9 +74,19 @@ impl DerefMut for Site {
 impl Site {
     /// The network and the switch, without a snapshot yet.
     pub(crate) fn idle(scenario: Scenario, mtu: Option<u32>, flags: &[&str]) -> Self {
+        Self::with_queues(scenario, mtu, WORKERS, flags)
+    }
+
+    /// The same with so many queues of the trunk.
+    pub(crate) fn with_queues(
+        scenario: Scenario,
+        mtu: Option<u32>,
+        trunk_queues: u16,
+        flags: &[&str],
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("sy{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let options = Options { name: name.parse().unwrap(), mtu, ..Options::default() };
+        let options = Options { name: name.parse().unwrap(), mtu, trunk_queues, ..Options::default() };
         let snapshot = scenario.snapshot().unwrap();
         let lab = Lab::network(&options, scenario).unwrap_or_else(|error| panic!("{error}"));
         let mut site = Self { lab, snapshot };
@@ -92,9 +106,10 @@ impl Site {
         Self::up(Scenario::parse(OPEN).unwrap())
     }
 
-    /// Starts the program; of a lab whose switch ended.
+    /// Starts the program, with [`WORKERS`] workers unless the flags say another number; of a lab whose switch ended.
     pub(crate) fn start_switch_again(&mut self, flags: &[&str]) {
-        let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
+        let workers = WORKERS.to_string();
+        let flags: Vec<OsString> = ["--workers", &workers].iter().chain(flags).map(OsString::from).collect();
         let program = PathBuf::from(SWITCH);
         self.lab.start_switch(&program, &flags, "info").unwrap_or_else(|error| panic!("{error}"));
     }
@@ -134,16 +149,19 @@ impl Site {
             let status = self.status();
             let quiet = status.counters == last.counters && status.frames == last.frames;
             last = status;
-            quiet && adds_up(&last.counters) && is_whole(&last.frames)
+            quiet && adds_up(&last) && is_whole(&last.frames)
         });
         assert!(balanced, "not balanced: {:?} {:?}", last.counters, last.frames);
         last
     }
 }
 
-/// `rx == forwarded + Σ dropped + consumed`.
-fn adds_up(counters: &Counters) -> bool {
-    counters.rx == counters.accounted()
+/// `rx == forwarded + Σ dropped + consumed`, over all workers, and with what they hand over also for each.
+fn adds_up(status: &Status) -> bool {
+    let each =
+        |counters: &Counters| counters.rx + counters.handed_in == counters.accounted() + counters.handed_out;
+    status.counters.rx == status.counters.accounted()
+        && status.workers.iter().all(|worker| each(&worker.counters))
 }
 
 /// Whether the owners' frames are all frames.

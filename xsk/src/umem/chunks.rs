@@ -2,7 +2,8 @@
 //!
 //! xsk-rs descriptors cannot be built from integers, so the table keeps one per chunk: its `home` (a fresh frame)
 //! and its `current` (as last received, written or sent). Owners change hands only through the one who holds the
-//! chunk; the table answers, exactly, how many chunks each kind of owner has.
+//! chunk; the table answers, exactly, how many chunks each kind of owner has. What changes of a chunk lies in a cache
+//! line of its own, so that workers with neighbouring chunks do not disturb each other.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,12 +50,19 @@ pub struct FrameOwners {
 
 #[derive(Debug)]
 pub(crate) struct ChunkTable {
-    owners: Box<[AtomicU32]>,
+    chunks: Box<[Chunk]>,
     homes: Box<[FrameDesc]>,
-    currents: Box<[UnsafeCell<FrameDesc>]>,
 }
 
-// SAFETY: `currents` is the only part without its own synchronisation. A cell is reached only through the unsafe
+/// What changes of one chunk: written by its holder only.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Chunk {
+    owner: AtomicU32,
+    current: UnsafeCell<FrameDesc>,
+}
+
+// SAFETY: `current` is the only part without its own synchronisation. A cell is reached only through the unsafe
 // functions below, whose contract is that the caller holds the chunk, which one thread does at a time and which
 // moves between threads only with the token or the port that stands for it.
 unsafe impl Sync for ChunkTable {}
@@ -111,29 +119,34 @@ impl ChunkTable {
     /// Takes the descriptors of a new UMEM, in chunk order; every chunk is free.
     pub(crate) fn new(homes: Vec<FrameDesc>) -> Self {
         Self {
-            owners: homes.iter().map(|_| AtomicU32::new(Owner::Free.to_word())).collect(),
-            currents: homes.iter().copied().map(UnsafeCell::new).collect(),
+            chunks: homes
+                .iter()
+                .map(|home| Chunk {
+                    owner: AtomicU32::new(Owner::Free.to_word()),
+                    current: UnsafeCell::new(*home),
+                })
+                .collect(),
             homes: homes.into_boxed_slice(),
         }
     }
 
     pub(crate) fn len(&self) -> u32 {
-        u32::try_from(self.owners.len()).expect("UmemConfig::frames is a u32")
+        u32::try_from(self.chunks.len()).expect("UmemConfig::frames is a u32")
     }
 
     /// The chunk an address of the UMEM lies in, if it lies in the UMEM.
     pub(crate) fn index_of(&self, address: usize) -> Option<u32> {
         let index = address / CHUNK_SIZE;
-        if index < self.owners.len() { u32::try_from(index).ok() } else { None }
+        if index < self.chunks.len() { u32::try_from(index).ok() } else { None }
     }
 
     pub(crate) fn owner(&self, index: u32) -> Owner {
-        Owner::from_word(self.owners[index as usize].load(Ordering::Relaxed))
+        Owner::from_word(self.chunks[index as usize].owner.load(Ordering::Relaxed))
     }
 
     /// Hands a chunk on. Only its present holder calls this, so a plain store is enough.
     pub(crate) fn set_owner(&self, index: u32, owner: Owner) {
-        self.owners[index as usize].store(owner.to_word(), Ordering::Relaxed);
+        self.chunks[index as usize].owner.store(owner.to_word(), Ordering::Relaxed);
     }
 
     /// Hands a chunk on if `from` has it, and says whether it did.
@@ -159,7 +172,7 @@ impl ChunkTable {
     /// # Safety
     /// The caller must hold the chunk: its token, or the port that owns it.
     pub(crate) unsafe fn current(&self, index: u32) -> FrameDesc {
-        let cell = self.currents[index as usize].get();
+        let cell = self.chunks[index as usize].current.get();
         // SAFETY: the pointer comes from a live cell, and the contract rules out a writer at the same time.
         unsafe { *cell }
     }
@@ -169,13 +182,13 @@ impl ChunkTable {
     /// # Safety
     /// As for [`ChunkTable::current`], and `desc` must describe bytes inside this chunk.
     pub(crate) unsafe fn set_current(&self, index: u32, desc: FrameDesc) {
-        let cell = self.currents[index as usize].get();
+        let cell = self.chunks[index as usize].current.get();
         // SAFETY: the pointer comes from a live cell, and the contract rules out any other access.
         unsafe { *cell = desc };
     }
 
     pub(crate) fn count(&self) -> FrameOwners {
-        let mut owners = FrameOwners { total: self.owners.len(), ..FrameOwners::default() };
+        let mut owners = FrameOwners { total: self.chunks.len(), ..FrameOwners::default() };
         for index in 0..self.len() {
             match self.owner(index) {
                 Owner::Free => owners.free += 1,
@@ -194,5 +207,15 @@ impl FrameOwners {
     #[must_use]
     pub fn sum(&self) -> usize {
         self.free + self.fill + self.rx + self.worker + self.tx
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_of_a_chunk_fills_a_cache_line() {
+        assert_eq!((size_of::<Chunk>(), align_of::<Chunk>()), (64, 64));
     }
 }

@@ -82,6 +82,24 @@ fn pools_split_and_join_without_loss() {
 }
 
 #[test]
+fn one_worker_frees_what_another_takes_without_end() {
+    let _lab = Lab::new();
+    let (umem, pool) = Umem::new(&small(2000)).unwrap();
+    let mut pools = pool.share(3);
+    assert!(
+        pools.iter().all(|pool| pool.available() >= 2000 - 2000 / 8),
+        "the depot is there for each of them"
+    );
+    let (taking, giving) = pools.split_at_mut(1);
+    for _ in 0..100 {
+        let frames: Vec<_> = (0..500).map(|_| taking[0].alloc().unwrap()).collect();
+        assert_eq!(umem.owners().worker, 500);
+        frames.into_iter().for_each(|frame| giving[0].free(frame));
+        assert_eq!(umem.owners().free, 2000);
+    }
+}
+
+#[test]
 fn several_umems_live_in_one_namespace() {
     let _lab = Lab::new();
     // The first one's donor takes the loopback; the others must find another place.

@@ -1,0 +1,179 @@
+//! Pods change their worker while their traffic goes on: one on request, or as many as even out the workers' load.
+//!
+//! The order of the steps is what keeps every packet, and packets of one flow in order; see [`Manager::move_pod`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use espalier_api::control::Moved;
+use espalier_api::{InputError, PodName};
+
+use super::{Manager, ManagerError, State};
+use crate::flow::PodSlot;
+use crate::worker::{Crew, Handle};
+
+/// Flows taken from one worker and given to the other between two batches of each.
+const STRETCH: usize = 1024;
+
+impl Manager {
+    /// Moves a pod to another worker. Returns once it lives there.
+    ///
+    /// First the new home is told to hold the pod's packets. Then tables with the new home are published: when their grace
+    /// period is over, nobody hands anything to the old home any more. Now the old home deals with what it was handed
+    /// before, and gives the pod up. What the pod itself has sent to others' rings until then is dealt with by their
+    /// readers, before the new home, which sends by rings of its own, takes the pod in and releases what it held.
+    pub fn move_pod(&mut self, pod: &PodName, to: usize) -> Result<Moved, ManagerError> {
+        let crew = self.crew()?;
+        if to >= crew.count() {
+            let message = format!("there is no worker {to}: the last is {}", crew.count() - 1);
+            return Err(InputError::new("worker", message).into());
+        }
+        let message = format!("{pod} is not in the enforced snapshot: `espalier pods` lists those that are");
+        let port = self.pods.get(pod).ok_or_else(|| InputError::new("pod", message))?;
+        let (slot, from) = (port.slot, port.home);
+        let mut moved = Moved { pod: pod.clone(), from, to, flows: 0, flows_lost: 0, held_ms: 0.0 };
+        if from == to {
+            return Ok(moved);
+        }
+        let started = Instant::now();
+        crew.worker(to).hold(slot).map_err(ManagerError::failed)?;
+        self.set_home(pod, to)?;
+        let crew = self.crew()?;
+        let luggage = crew.worker(from).release(slot).map_err(ManagerError::failed)?;
+        crew.drain().map_err(ManagerError::failed)?;
+        (moved.flows, moved.flows_lost) =
+            move_flows(crew.worker(from), crew.worker(to), slot).map_err(ManagerError::failed)?;
+        let settled = crew.worker(to).settle(slot, luggage).map_err(ManagerError::failed)?;
+        moved.held_ms = started.elapsed().as_secs_f64() * 1000.0;
+        if let Err(error) = settled
+            && let Some(port) = self.pods.get_mut(pod)
+        {
+            port.state = State::Down(format!("its socket cannot be polled by worker {to}: {error}"));
+        }
+        if moved.flows_lost > 0 {
+            tracing::warn!(%pod, to, lost = moved.flows_lost, "the pod's new worker has no room for all its flows");
+        }
+        tracing::info!(%pod, from, to, flows = moved.flows, ms = moved.held_ms.round(), "pod moved");
+        Ok(moved)
+    }
+
+    /// Publishes the tables in force with another home for a pod.
+    fn set_home(&mut self, pod: &PodName, home: usize) -> Result<(), ManagerError> {
+        if let Some(port) = self.pods.get_mut(pod) {
+            port.home = home;
+        }
+        let Some(enforced) = &self.enforced else { return Ok(()) };
+        let placed: Vec<PodSlot> = enforced
+            .snapshot
+            .pods
+            .iter()
+            .filter_map(|pod| self.pods.get(&pod.name).map(|port| port.slot))
+            .collect();
+        self.publish(&Arc::clone(&enforced.snapshot), &enforced.judge, &placed)
+    }
+
+    /// Moves pods until no move makes the busiest worker less busy by much, by the packets of an interval from now on.
+    pub fn rebalance(&mut self, interval: Duration) -> Result<Vec<Moved>, ManagerError> {
+        let workers = self.crew()?.count();
+        let before = self.packets();
+        std::thread::sleep(interval);
+        let loads: Vec<Load<PodName>> = self
+            .packets()
+            .into_iter()
+            .map(|(pod, home, now)| {
+                let earlier = before.iter().find(|(name, ..)| *name == pod).map_or(0, |(.., count)| *count);
+                Load { pod, home, packets: now.saturating_sub(earlier) }
+            })
+            .collect();
+        let plan = plan(loads, workers);
+        plan.into_iter().map(|(pod, to)| self.move_pod(&pod, to)).collect()
+    }
+
+    /// Packets of each pod, both ways, with its home.
+    fn packets(&self) -> Vec<(PodName, usize, u64)> {
+        let reports = self.crew.as_ref().map_or_else(Vec::new, Crew::reports);
+        let count = |slot: PodSlot| {
+            let pods = reports.iter().flatten().map(|report| report.counters.pod(slot));
+            pods.map(|pod| pod.rx + pod.tx).sum()
+        };
+        self.pods.iter().map(|(name, port)| (name.clone(), port.home, count(port.slot))).collect()
+    }
+}
+
+/// Moves a pod's flows, in parts between which both workers move packets. Returns how many went, and how many found no room.
+fn move_flows(from: &Handle, to: &Handle, slot: PodSlot) -> Result<(u64, u64), crate::worker::WorkerFailed> {
+    let (mut moved, mut lost) = (0, 0);
+    loop {
+        let flows = from.take_flows(slot, STRETCH)?;
+        if flows.is_empty() {
+            return Ok((moved, lost));
+        }
+        let all = flows.len() as u64;
+        let taken = to.restore_flows(flows)?;
+        moved += taken;
+        lost += all - taken;
+    }
+}
+
+/// What a pod costs its worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Load<P> {
+    pod: P,
+    home: usize,
+    packets: u64,
+}
+
+/// Which pods to move where: always from the busiest worker to the idlest, the pod that leaves them closest together, as
+/// long as that takes at least a twentieth off the busiest. Each pod moves once at most.
+fn plan<P: Clone>(mut loads: Vec<Load<P>>, workers: usize) -> Vec<(P, usize)> {
+    let mut sums = vec![0; workers];
+    loads.iter().for_each(|load| sums[load.home] += load.packets);
+    let mut moves = Vec::new();
+    while let Some(busiest) = (0..workers).max_by_key(|worker| sums[*worker])
+        && let Some(idlest) = (0..workers).min_by_key(|worker| sums[*worker])
+    {
+        let gap = sums[busiest] - sums[idlest];
+        let movable = loads.iter().enumerate().filter(|(_, load)| load.home == busiest && load.packets > 0);
+        let best = movable.min_by_key(|(_, load)| gap.abs_diff(2 * load.packets)).map(|(index, _)| index);
+        let Some(index) = best else { break };
+        let packets = loads[index].packets;
+        let after = (sums[busiest] - packets).max(sums[idlest] + packets);
+        if sums[busiest] - after.min(sums[busiest]) < sums[busiest] / 20 + 1 {
+            break;
+        }
+        sums[busiest] -= packets;
+        sums[idlest] += packets;
+        moves.push((loads.swap_remove(index).pod, idlest));
+    }
+    moves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(loads: &[(usize, u64)], workers: usize) -> Vec<(usize, usize)> {
+        let loads = loads.iter().enumerate();
+        plan(
+            loads.map(|(pod, (home, packets))| Load { pod, home: *home, packets: *packets }).collect(),
+            workers,
+        )
+    }
+
+    #[test]
+    fn load_is_evened_out_with_few_moves() {
+        assert_eq!(planned(&[(0, 100), (0, 100), (1, 0)], 2), [(0, 1)]);
+        assert_eq!(planned(&[(0, 90), (0, 50), (0, 40)], 2), [(0, 1)]);
+        assert_eq!(planned(&[(0, 10), (0, 10), (0, 10), (0, 10)], 4).len(), 3);
+    }
+
+    #[test]
+    fn what_is_even_or_cannot_be_helped_stays() {
+        assert_eq!(planned(&[(0, 100), (1, 100)], 2), []);
+        assert_eq!(planned(&[(0, 100), (1, 3)], 2), []);
+        assert_eq!(planned(&[(0, 1000), (0, 1), (1, 990)], 2), []);
+        assert_eq!(planned(&[(0, 0), (0, 0)], 2), []);
+        assert_eq!(planned(&[], 2), []);
+        assert_eq!(planned(&[(0, 5)], 1), []);
+    }
+}
