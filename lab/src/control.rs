@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use espalier_api::control::{Applied, ErrorReply, PodStatus, Status};
-use espalier_api::{Answer, Query, Snapshot};
+use espalier_api::control::{Applied, ErrorReply, MovePod, Moved, PodStatus, Rebalance, Status};
+use espalier_api::{Answer, PodName, Query, Snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -53,6 +53,18 @@ impl Control {
     /// Which rule decides, for each query.
     pub fn explain(&self, queries: &[Query]) -> Result<Vec<Answer>, LabError> {
         self.call("POST", "/v1/explain", Some(queries))
+    }
+
+    /// Moves a pod to another worker; returns once it lives there.
+    pub fn move_pod(&self, pod: &PodName, worker: usize) -> Result<Moved, LabError> {
+        let path = format!("/v1/pods/{}/{}/move", pod.namespace(), pod.name());
+        self.call("POST", &path, Some(&MovePod { worker }))
+    }
+
+    /// Evens out the workers' load, by the packets of the interval that begins now.
+    pub fn rebalance(&self, interval: Duration) -> Result<Vec<Moved>, LabError> {
+        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        self.call("POST", "/v1/pods/rebalance", Some(&Rebalance { interval_ms }))
     }
 
     fn call<T: DeserializeOwned>(

@@ -25,7 +25,7 @@ const POD_B6: &str = "2001:db8:1:1::11";
 const FAR6: &str = "2001:db8:1:2::20";
 
 /// Who speaks to whom: out of the node, into it, and inside it, in both families.
-const WAYS: [(&str, &str, &str); 6] = [
+pub(crate) const WAYS: [(&str, &str, &str); 6] = [
     ("t/a", "far", FAR),
     ("far", "t/a", POD_A),
     ("t/a", "t/b", POD_B),
@@ -35,7 +35,7 @@ const WAYS: [(&str, &str, &str); 6] = [
 ];
 
 /// A socket's address as text.
-fn at(address: &str, port: u16) -> String {
+pub(crate) fn at(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
@@ -63,7 +63,7 @@ fn ask<T: DeserializeOwned>(site: &Site, call: &str, body: &Value) -> T {
 }
 
 /// How many flows fit the filter.
-fn count(site: &Site, filter: &Value) -> FlowCount {
+pub(crate) fn count(site: &Site, filter: &Value) -> FlowCount {
     ask(site, "/count", filter)
 }
 
@@ -94,7 +94,7 @@ fn all_in(site: &Site, port: u16, state: FlowState) -> bool {
 }
 
 /// Bytes that tell their place, and one datagram from another.
-fn marked(length: usize, mark: usize) -> Vec<u8> {
+pub(crate) fn marked(length: usize, mark: usize) -> Vec<u8> {
     (0..length).map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(mark * 97) >> 7) as u8).collect()
 }
 

@@ -19,3 +19,4 @@ mod restart;
 mod scenarios;
 mod site;
 mod traffic;
+mod workers;
