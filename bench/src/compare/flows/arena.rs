@@ -10,13 +10,16 @@ use espalier_switch::step::{From, Memory};
 #[derive(Debug, Default)]
 pub(super) struct Arena<'f>(PhantomData<Frame<'f>>);
 
+/// Bytes that a frame of the arena lacks to the size of the worker's packets.
+const REST: usize = size_of::<espalier_xsk::Packet>() - 24 - size_of::<From>();
+
 /// A frame of the arena.
 #[derive(Debug)]
 pub(super) struct Frame<'f> {
     bytes: &'f mut [u8],
     len: usize,
     from: From,
-    _as_large_as_the_workers: [u32; 9],
+    _as_large_as_the_workers: [u8; REST],
 }
 
 const _: () = assert!(size_of::<Frame<'_>>() == size_of::<espalier_xsk::Packet>());
@@ -29,7 +32,7 @@ impl<'f> Frame<'f> {
             bytes,
             len: 0,
             from: From::Trunk { vlan: 0 },
-            _as_large_as_the_workers: [0; 9],
+            _as_large_as_the_workers: [0; REST],
         })
     }
 
