@@ -5,14 +5,14 @@
 //! table. Members are hosts of 10.0.0.0/8.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use espalier_api::{
     Address, Direction, Family, GroupReference, PortRange, PrefixList, ProtocolMatch, RuleTarget,
     SecurityGroup, SecurityGroupRule, Snapshot,
 };
 use espalier_rules::Tuple;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::random::Random;
 
@@ -163,6 +163,42 @@ pub fn group_target(number: usize) -> RuleTarget {
     })
 }
 
+/// The IPv6 address that stands for an IPv4 one: its bits behind 16 of our own, so that a /24 becomes a /40.
+pub fn ipv6_address(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(0x2001 << 112 | u128::from(address.to_bits()) << 80 | 1)
+}
+
+/// The IPv6 prefix that holds what stands for the addresses of an IPv4 one; a host stays a host.
+fn ipv6_prefix(net: Ipv4Net) -> IpNet {
+    let len = if net.prefix_len() == 32 { 128 } else { 16 + net.prefix_len() };
+    let net = Ipv6Net::new(ipv6_address(net.network()), len);
+    net.unwrap_or_else(|error| unreachable!("no IPv4 prefix is too long for IPv6: {error}")).trunc().into()
+}
+
+/// The same rules, prefix lists and members in IPv6: a packet from [`ipv6_address`] meets the same answer.
+pub fn in_ipv6(snapshot: &Snapshot) -> Snapshot {
+    let address = |address: &Address| match address.net() {
+        IpNet::V4(net) => Address::from(ipv6_prefix(net)),
+        IpNet::V6(_) => *address,
+    };
+    let mut snapshot = snapshot.clone();
+    for rule in snapshot.security_groups.iter_mut().flat_map(|group| &mut group.rules) {
+        if let RuleTarget::Cidr4(net) = rule.target
+            && let IpNet::V6(net) = ipv6_prefix(net)
+        {
+            rule.target = RuleTarget::Cidr6(net);
+        }
+    }
+    for list in &mut snapshot.prefix_lists {
+        list.address_family = Family::V6;
+        list.entries = list.entries.iter().map(address).collect();
+    }
+    for members in snapshot.group_members.values_mut() {
+        *members = members.iter().map(address).collect();
+    }
+    snapshot
+}
+
 fn add_list(snapshot: &mut Snapshot, number: usize, entries: Vec<Address>) -> RuleTarget {
     let prefix_list_id: espalier_api::PrefixListId = format!("pl-{number}")
         .parse()
@@ -266,7 +302,16 @@ pub struct Packet {
 impl Packet {
     /// As the engines take it.
     pub fn tuple(&self) -> Tuple {
-        Tuple::with_ports(Direction::Ingress, self.remote.into(), self.protocol, 50_000, self.port)
+        self.from(self.remote.into())
+    }
+
+    /// The same in IPv6.
+    pub fn ipv6_tuple(&self) -> Tuple {
+        self.from(ipv6_address(self.remote).into())
+    }
+
+    fn from(&self, remote: IpAddr) -> Tuple {
+        Tuple::with_ports(Direction::Ingress, remote, self.protocol, 50_000, self.port)
     }
 }
 
@@ -299,5 +344,6 @@ mod tests {
         assert_eq!(set.snapshot.security_groups[0].rules.len(), 1000);
         assert_eq!(set.flat.len(), 20_000);
         set.snapshot.validate().unwrap();
+        in_ipv6(&set.snapshot).validate().unwrap();
     }
 }

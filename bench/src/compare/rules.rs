@@ -90,12 +90,18 @@ fn verdicts(
 ) -> Result<()> {
     let (_, tables, policy) = compiled(&set.snapshot)?;
     let packets = input::packets(set, traffic, 31, holder(set.flat.iter().map(|(net, _)| *net)));
+    let (_, tables6, policy6) = compiled(&input::in_ipv6(&set.snapshot))?;
     let asked: Vec<(PolicyId, Tuple)> = packets.iter().map(|packet| (policy, packet.tuple())).collect();
+    let asked6: Vec<(PolicyId, Tuple)> =
+        packets.iter().map(|packet| (policy6, packet.ipv6_tuple())).collect();
     let mut decisions = vec![Decision::Deny; asked.len()];
+    let mut decisions6 = decisions.clone();
     let region = Region::new(allocator);
     let passed = count_passed(&tables, &asked, &mut decisions)?;
+    let passed6 = count_passed(&tables6, &asked6, &mut decisions6)?;
     let allocations = region.change().allocations;
     ensure!(allocations == 0, "{case}: {allocations} allocations on the packet path");
+    ensure!(passed == passed6, "{case}: {passed} packets pass, {passed6} of the same in IPv6");
 
     let prefixes: HashSet<Ipv4Net> = set.flat.iter().map(|(net, _)| *net).collect();
     let input = Input {
@@ -108,6 +114,8 @@ fn verdicts(
     let mut subjects = [
         Subject::new("espalier", || Ok(scalar(&tables, &asked))),
         Subject::new("espalier batch 32", || Ok(batched(&tables, &asked, &mut decisions))),
+        Subject::new("espalier v6", || Ok(scalar(&tables6, &asked6))),
+        Subject::new("espalier v6 batch 32", || Ok(batched(&tables6, &asked6, &mut decisions6))),
         Subject::new("rte_acl batch 32", || {
             let run = dpdk.run("acl")?;
             ensure!(run.found == passed, "rte_acl lets {} of the packets pass, espalier {passed}", run.found);
@@ -149,10 +157,29 @@ fn batched(tables: &Tables, asked: &[(PolicyId, Tuple)], decisions: &mut [Decisi
     })
 }
 
+fn one_by_one(tables: &Tables, remotes: &[IpAddr]) -> f64 {
+    nanoseconds_each(remotes.len(), || {
+        for remote in remotes {
+            black_box(tables.prefix_class(*remote));
+        }
+    })
+}
+
+fn by_batches(tables: &Tables, remotes: &[IpAddr], classes: &mut [u32]) -> f64 {
+    nanoseconds_each(remotes.len(), || {
+        for (remotes, classes) in remotes.chunks(BATCH).zip(classes.chunks_mut(BATCH)) {
+            tables.prefix_classes(remotes, classes);
+            black_box(classes);
+        }
+    })
+}
+
 /// Remote address to class, without what follows; 64 different answers.
 fn prefix_stage(report: &mut Report, peers: &Peers, count: usize, case: &str, runs: usize) -> Result<()> {
     let nets = input::prefixes(count, 41);
-    let (_, tables, _) = compiled(&input::prefix_table(&nets))?;
+    let table = input::prefix_table(&nets);
+    let (_, tables, _) = compiled(&table)?;
+    let (_, tables6, _) = compiled(&input::in_ipv6(&table))?;
     let with_values: Vec<(Ipv4Net, u32)> =
         nets.iter().copied().zip((0..input::LISTS as u32).cycle()).collect();
     let map: PrefixMap<Ipv4Net, u32> = with_values.iter().copied().collect();
@@ -163,25 +190,15 @@ fn prefix_stage(report: &mut Report, peers: &Peers, count: usize, case: &str, ru
         let mut lpm = peers.start("lpm", &input)?;
         let dpdk = RefCell::new(peers.start("dpdk", &input)?);
         let asked: Vec<IpAddr> = remotes.iter().copied().map(IpAddr::V4).collect();
-        let mut classes = vec![0; asked.len()];
+        let asked6: Vec<IpAddr> = remotes.iter().map(|remote| input::ipv6_address(*remote).into()).collect();
+        let (mut classes, mut classes6) = (vec![0; asked.len()], vec![0; asked.len()]);
         let found =
             remotes.iter().filter(|remote| map.get_lpm(&Ipv4Net::from(**remote)).is_some()).count() as u64;
         let mut subjects = vec![
-            Subject::new("espalier", || {
-                Ok(nanoseconds_each(asked.len(), || {
-                    for remote in &asked {
-                        black_box(tables.prefix_class(*remote));
-                    }
-                }))
-            }),
-            Subject::new("espalier batch 32", || {
-                Ok(nanoseconds_each(asked.len(), || {
-                    for (remotes, classes) in asked.chunks(BATCH).zip(classes.chunks_mut(BATCH)) {
-                        tables.prefix_classes(remotes, classes);
-                        black_box(classes);
-                    }
-                }))
-            }),
+            Subject::new("espalier", || Ok(one_by_one(&tables, &asked))),
+            Subject::new("espalier batch 32", || Ok(by_batches(&tables, &asked, &mut classes))),
+            Subject::new("espalier v6", || Ok(one_by_one(&tables6, &asked6))),
+            Subject::new("espalier v6 batch 32", || Ok(by_batches(&tables6, &asked6, &mut classes6))),
             Subject::new("prefix-trie crate", || {
                 Ok(nanoseconds_each(remotes.len(), || {
                     for remote in &remotes {
