@@ -62,10 +62,12 @@ pub(crate) enum Command {
   espalier status
   espalier status --json | jq .counters")]
     Status(JsonFlag),
-    /// List the pods of this node, or show one with its counters
+    /// List the pods of this node, show one with its counters, or move pods between the switch's workers
     #[command(after_help = "Examples:
   espalier pods
   espalier pods shop/web-0
+  espalier pods move shop/web-0 --worker 1
+  espalier pods rebalance
   espalier pods --json | jq '.[] | select(.state.state != \"up\")'")]
     Pods(PodsArgs),
     /// List the security groups in force, or show one with its rules
@@ -122,10 +124,55 @@ pub(crate) struct ApplyArgs {
 
 /// Arguments of `pods`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PodsArgs {
+    /// Something else than listing.
+    #[command(subcommand)]
+    pub(crate) command: Option<PodsCommand>,
     /// Show this pod only
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) pod: Option<PodName>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be done with pods besides listing them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PodsCommand {
+    /// Move a pod to another worker while its traffic goes on
+    #[command(after_help = "Nothing is lost: its packets wait for some milliseconds, its flows go along.
+
+Examples:
+  espalier pods move shop/web-0 --worker 1")]
+    Move(MoveArgs),
+    /// Move the pods that even out the workers' packets
+    #[command(after_help = "Examples:
+  espalier pods rebalance
+  espalier pods rebalance --interval 10 --json")]
+    Rebalance(RebalanceArgs),
+}
+
+/// Arguments of `pods move`.
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// The pod
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub(crate) pod: PodName,
+    /// Its new home: a number of `espalier status`
+    #[arg(long, value_name = "N")]
+    pub(crate) worker: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `pods rebalance`.
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceArgs {
+    /// How long packets are counted first
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) interval: u64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

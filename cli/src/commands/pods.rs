@@ -1,19 +1,25 @@
-//! `espalier pods [POD]`: the pods of this node, their branch ENIs and their packets.
+//! `espalier pods`: the pods of this node, their branch ENIs and their packets; moving them between workers.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use comfy_table::Cell;
-use espalier_api::control::{PodStatus, PortState};
+use espalier_api::control::{MovePod, Moved, PodStatus, PortState, Rebalance};
 use espalier_api::{InputError, PodName};
 
-use crate::args::{Global, PodsArgs};
+use crate::args::{Global, MoveArgs, PodsArgs, PodsCommand, RebalanceArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, Tone, grouped, listed};
 
 pub(super) fn run(global: &Global, args: &PodsArgs, out: &mut Output) -> Result<ExitCode, CliError> {
-    let pods: Vec<PodStatus> = Client::connect(global)?.get("/v1/pods")?;
+    let mut client = Client::connect(global)?;
+    match &args.command {
+        Some(PodsCommand::Move(args)) => return move_pod(&mut client, args, out),
+        Some(PodsCommand::Rebalance(args)) => return rebalance(&mut client, args, out),
+        None => {}
+    }
+    let pods: Vec<PodStatus> = client.get("/v1/pods")?;
     match &args.pod {
         None if args.json => out.json(&pods)?,
         None => list(&pods, out)?,
@@ -25,6 +31,46 @@ pub(super) fn run(global: &Global, args: &PodsArgs, out: &mut Output) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
+fn move_pod(client: &mut Client, args: &MoveArgs, out: &mut Output) -> Result<ExitCode, CliError> {
+    let path = format!("/v1/pods/{}/{}/move", args.pod.namespace(), args.pod.name());
+    let moved: Moved = client.post(&path, &MovePod { worker: args.worker })?;
+    if args.json {
+        out.json(&moved)?
+    } else {
+        out.line(told(&moved))?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rebalance(client: &mut Client, args: &RebalanceArgs, out: &mut Output) -> Result<ExitCode, CliError> {
+    let wanted = Rebalance { interval_ms: args.interval * 1000 };
+    let moved: Vec<Moved> = client.post("/v1/pods/rebalance", &wanted)?;
+    if args.json {
+        out.json(&moved)?;
+    } else if moved.is_empty() {
+        out.line("nothing to move: no move makes the busiest worker less busy by much")?;
+    } else {
+        moved.iter().try_for_each(|moved| out.line(told(moved)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What became of one pod.
+fn told(moved: &Moved) -> String {
+    let Moved { pod, from, to, flows, flows_lost, held_ms } = moved;
+    if from == to {
+        return format!("{pod} is at home with worker {to} already");
+    }
+    let lost = match flows_lost {
+        0 => String::new(),
+        lost => format!(", {} found no room there", grouped(*lost)),
+    };
+    format!(
+        "{pod} moved from worker {from} to {to}: {} flows went along{lost}, packets waited for {held_ms:.1} ms",
+        grouped(*flows)
+    )
+}
+
 fn find<'a>(pods: &'a [PodStatus], name: &PodName) -> Result<&'a PodStatus, InputError> {
     pods.iter().find(|pod| pod.name == *name).ok_or_else(|| {
         InputError::new("pod", format!("{name} is not on this node: `espalier pods` lists those that are"))
@@ -32,18 +78,19 @@ fn find<'a>(pods: &'a [PodStatus], name: &PodName) -> Result<&'a PodStatus, Inpu
 }
 
 fn list(pods: &[PodStatus], out: &mut Output) -> Result<(), CliError> {
-    let headings = ["POD", "STATE", "VLAN", "ADDRESSES", "RX", "TX", "DROPPED", "SECURITY GROUPS"];
-    let rows: Vec<[Cell; 8]> = pods.iter().map(|pod| row(pod, out)).collect();
+    let headings = ["POD", "STATE", "VLAN", "WORKER", "ADDRESSES", "RX", "TX", "DROPPED", "SECURITY GROUPS"];
+    let rows: Vec<[Cell; 9]> = pods.iter().map(|pod| row(pod, out)).collect();
     out.table(headings, rows)
 }
 
-fn row(pod: &PodStatus, out: &Output) -> [Cell; 8] {
+fn row(pod: &PodStatus, out: &Output) -> [Cell; 9] {
     let dropped = |reasons: &BTreeMap<String, u64>| reasons.values().sum::<u64>();
     let counters = &pod.counters;
     [
         Cell::new(&pod.name),
         state(&pod.state, out),
         Cell::new(pod.vlan),
+        Cell::new(pod.worker),
         Cell::new(listed(&pod.addresses)),
         Cell::new(grouped(counters.rx)),
         Cell::new(grouped(counters.tx)),

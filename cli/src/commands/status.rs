@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use comfy_table::Cell;
-use espalier_api::control::{Counters, Frames, KernelCounters, Status, XdpStatus};
+use espalier_api::control::{Counters, Frames, KernelCounters, Status, WorkerState, XdpStatus};
 
 use crate::args::{Global, JsonFlag};
 use crate::client::Client;
@@ -151,13 +151,15 @@ fn steering(exits: &BTreeMap<String, u64>, out: &mut Output) -> Result<(), CliEr
 
 fn workers(status: &Status, out: &mut Output) -> Result<(), CliError> {
     heading("workers", out)?;
-    let rows: Vec<[Cell; 9]> = status
+    let rows: Vec<[Cell; 12]> = status
         .workers
         .iter()
         .map(|worker| {
             [
                 Cell::new(worker.worker),
+                state(worker.state, out),
                 Cell::new(listed(worker.core)),
+                Cell::new(listed(&worker.trunk_queues)),
                 Cell::new(listed(worker.generation)),
                 Cell::new(worker.pods),
                 Cell::new(worker.flows),
@@ -165,11 +167,33 @@ fn workers(status: &Status, out: &mut Output) -> Result<(), CliError> {
                 number(worker.sleeps),
                 number(worker.counters.rx),
                 number(worker.counters.forwarded),
+                number(worker.counters.handed_out),
             ]
         })
         .collect();
-    let headings = ["WORKER", "CORE", "GENERATION", "PODS", "FLOWS", "BATCHES", "SLEEPS", "RX", "FORWARDED"];
+    let headings = [
+        "WORKER",
+        "STATE",
+        "CORE",
+        "TRUNK QUEUES",
+        "GENERATION",
+        "PODS",
+        "FLOWS",
+        "BATCHES",
+        "SLEEPS",
+        "RX",
+        "FORWARDED",
+        "HANDED OUT",
+    ];
     out.table(headings, rows)
+}
+
+fn state(state: WorkerState, out: &Output) -> Cell {
+    match state {
+        WorkerState::Running => out.cell("running", Tone::Good),
+        WorkerState::Stalled => out.cell("stalled", Tone::Bad),
+        WorkerState::Dead => out.cell("dead", Tone::Bad),
+    }
 }
 
 fn heading(name: &str, out: &mut Output) -> Result<(), CliError> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use espalier_api::control::{Applied, GroupStatus, PodStatus, PortState, RuleStatus, Status};
+use espalier_api::control::{Applied, GroupStatus, Moved, PodStatus, PortState, RuleStatus, Status};
 use espalier_api::{Generation, Snapshot};
 use espalier_lab::netns::{NetNs, unique_name};
 use serde::de::DeserializeOwned;
@@ -149,6 +149,15 @@ fn an_applied_snapshot_is_what_the_other_commands_show() {
     let web: PodStatus = switch.json(&["pods", "shop/web-0"]);
     assert_eq!(web.vlan.get(), 1);
     assert_eq!(switch.run(&["pods", "shop/web-9"]).code, 2);
+    let moved = switch.run(&["pods", "move", "shop/web-0", "--worker", "0"]);
+    assert_eq!((moved.code, moved.stdout.as_str()), (0, "shop/web-0 is at home with worker 0 already\n"));
+    let nowhere = switch.run(&["pods", "move", "shop/web-0", "--worker", "1"]);
+    assert!(
+        nowhere.code == 2 && nowhere.stderr.contains("worker: there is no worker 1: the last is 0"),
+        "{nowhere:?}"
+    );
+    assert!(switch.json::<Vec<Moved>>(&["pods", "rebalance"]).is_empty());
+    assert!(shown.contains("running"), "{shown}");
 
     let snapshot: Snapshot = espalier_api::file::load(&data("node.yaml")).unwrap();
     for (group, wanted) in switch.json::<Vec<GroupStatus>>(&["groups"]).iter().zip(&snapshot.security_groups)
