@@ -251,6 +251,13 @@ impl Poller {
         outcome.requests = self.calls.total() - before;
         let mut known = self.known.facts(wanted, &reach);
         known.complete = !outcome.throttled;
+        if self.calls.take_waited() {
+            known.problems.push(Problem::new(
+                ProblemReason::Ec2Throttled,
+                "budget",
+                "the agent's own budget of requests a minute was used up and requests waited: raise it, or poll less",
+            ));
+        }
         known.requests = Some(self.calls.used());
         known.learnt = self.learnt;
         facts.send_replace(Arc::new(known));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,6 +34,8 @@ const MOST_PAGES: u32 = 10_000;
 pub(crate) struct Calls {
     client: Client,
     budget: Mutex<Budget>,
+    /// A request had to wait for the budget since this was last asked.
+    waited: AtomicBool,
 }
 
 /// One page: what was read of it, and the token of the next.
@@ -56,7 +59,7 @@ impl Request {
 
 impl Calls {
     pub(crate) fn new(client: Client, budget: Budget) -> Self {
-        Self { client, budget: Mutex::new(budget) }
+        Self { client, budget: Mutex::new(budget), waited: AtomicBool::new(false) }
     }
 
     pub(crate) fn used(&self) -> RequestUse {
@@ -349,9 +352,17 @@ impl Calls {
             let taken = self.budget().take(Instant::now());
             match taken {
                 Ok(()) => return,
-                Err(wait) => tokio::time::sleep(wait).await,
+                Err(wait) => {
+                    self.waited.store(true, Ordering::Relaxed);
+                    tokio::time::sleep(wait).await;
+                }
             }
         }
+    }
+
+    /// Whether the budget made a request wait since the last time this was asked.
+    pub(crate) fn take_waited(&self) -> bool {
+        self.waited.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -1,0 +1,6 @@
+//! The EC2 source against moto, through the real SDK client: what it knows, how often it asks, and what each fault does.
+
+mod faults;
+mod known;
+mod requests;
+pub(crate) mod world;
