@@ -10,5 +10,3 @@
 mod api_server;
 mod ec2;
 mod kit;
-mod lab;
-mod site;
