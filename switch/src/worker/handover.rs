@@ -13,8 +13,9 @@ use super::fair;
 use crate::counters::{Blame, ShardCounters};
 use crate::reason::DropReason;
 
-/// Packets a ring has room for.
-const RING: usize = 1024;
+/// Packets a ring has room for: twice the default of a port's receive ring, so that what a worker takes in while its
+/// peer is busy elsewhere for a moment is not lost.
+const RING: usize = 4096;
 
 /// The ends of the rings that one worker has, by the number of the other worker; none for itself.
 pub(super) struct Rings {

@@ -5,4 +5,5 @@
 mod harness;
 mod hostile;
 mod responder;
+mod split;
 mod stages;

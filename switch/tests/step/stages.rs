@@ -251,7 +251,7 @@ fn icmp_errors_pass_with_the_flow_they_are_about() {
 }
 
 /// Cuts an IPv4 packet into fragments of `size` payload bytes.
-fn fragments(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub(crate) fn fragments(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
     let payload = &frame[34..];
     let cuts: Vec<_> = payload.chunks(size).collect();
     let last = cuts.len() - 1;

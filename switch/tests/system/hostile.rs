@@ -223,7 +223,9 @@ fn a_storm_of_broadcasts_reaches_nobody_and_stops_nothing() {
     // Those that overran a ring on the way in are the wire's loss; the switch answers for what it received.
     let after = site.assert_balanced();
     let dropped = growth(&before.counters.dropped, &after.counters.dropped);
-    assert_eq!(dropped.keys().collect::<Vec<_>>(), ["multicast"], "{dropped:?}");
+    // A worker that cannot keep up with what another hands over loses it there, counted.
+    let reasons = dropped.keys().filter(|reason| *reason != "handover-ring-full");
+    assert_eq!(reasons.collect::<Vec<_>>(), ["multicast"], "{dropped:?}");
     assert!(dropped["multicast"] > 1000, "{dropped:?}");
     println!("of {} broadcasts {} were received and dropped", 2 * STORM, dropped["multicast"]);
     inject(site.namespace("t/a").unwrap(), "eth0", &vec![good_from_a(&macs, POD_B)]);
