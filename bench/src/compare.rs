@@ -1,4 +1,5 @@
 //! The comparisons, by area.
 
+pub mod datapath;
 pub mod flows;
 pub mod rules;

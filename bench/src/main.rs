@@ -3,10 +3,12 @@
 //! Exits 0 when everything could be measured, whatever the numbers say, and 1 when something could not.
 
 use std::alloc::System;
+use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use espalier_bench::compare;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use espalier_bench::compare::{self, datapath};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 /// Counts allocations: lookups must make none, and tables are weighed with it.
@@ -29,9 +31,15 @@ enum Command {
         /// One JSON object instead of a table.
         #[arg(long)]
         json: bool,
-        /// Runs of each subject.
-        #[arg(long, default_value_t = 15)]
-        runs: usize,
+        /// Runs of each subject [default: 15, of datapath 5]
+        #[arg(long, visible_alias = "rounds")]
+        runs: Option<usize>,
+        /// Of datapath: measure a few cases for a moment each.
+        #[arg(long)]
+        quick: bool,
+        /// Of datapath: measure this subject and no other; may be given several times.
+        #[arg(long, value_enum, value_name = "SUBJECT")]
+        only: Vec<datapath::Kind>,
     },
 }
 
@@ -41,19 +49,30 @@ enum Area {
     Rules,
     /// Connection tracking and the whole step, beside the kernel's conntrack and nftables.
     Flows,
+    /// Packets from trunk to pods and back, beside a raw AF_XDP forwarder, Open vSwitch and the kernel.
+    Datapath,
 }
 
 #[expect(clippy::print_stdout, reason = "the result is what this program is for")]
-fn main() -> Result<()> {
-    let Command::Compare { area, json, runs } = Arguments::parse().command;
+fn main() -> Result<ExitCode> {
+    let Command::Compare { area, json, runs, quick, only } = Arguments::parse().command;
+    if !matches!(area, Area::Datapath) && (quick || !only.is_empty()) {
+        let message = "--quick and --only are options of `compare datapath`";
+        Arguments::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    let micro = runs.unwrap_or(15).max(1);
     let report = match area {
-        Area::Rules => compare::rules::run(ALLOCATOR, runs.max(1))?,
-        Area::Flows => compare::flows::run(ALLOCATOR, runs.max(1))?,
+        Area::Rules => compare::rules::run(ALLOCATOR, micro)?,
+        Area::Flows => compare::flows::run(ALLOCATOR, micro)?,
+        Area::Datapath => {
+            let rounds = runs.unwrap_or(if quick { 1 } else { 5 }).max(1);
+            datapath::run(&datapath::Options { rounds, quick, only })?
+        }
     };
     if json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{report}");
     }
-    Ok(())
+    Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

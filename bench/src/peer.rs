@@ -3,14 +3,17 @@
 //! They are C programs of a page (`bench/peers`), because DPDK and the kernel's BPF maps are C interfaces. A child
 //! answers a line with the name of a subject by a line `<nanoseconds per lookup> <lookups that found something>`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use espalier_api::ProtocolMatch;
 use ipnet::Ipv4Net;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::input::Packet;
@@ -53,7 +56,7 @@ impl Peers {
     /// Builds the programs. Needs cc, clang with the BPF target, libdpdk-dev and libbpf-dev: `ci/bench` installs them.
     pub fn build() -> Result<Self> {
         let folder = TempDir::new()?;
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+        let sources = sources();
         let out = |name: &str| folder.path().join(name);
         let cc = |source: &str, package: &str| -> Result<PathBuf> {
             let program = out(source.trim_end_matches(".c"));
@@ -67,10 +70,7 @@ impl Peers {
         };
         cc("dpdk.c", "libdpdk")?;
         cc("lpm.c", "libbpf")?;
-        run(Command::new("clang")
-            .args(["-O2", "-g", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c", "-o"])
-            .arg(out("lpm.bpf.o"))
-            .arg(sources.join("lpm.bpf.c")))?;
+        fs::write(out("lpm.bpf.o"), compile_bpf("lpm.bpf.c")?)?;
         Ok(Self { folder })
     }
 
@@ -120,6 +120,39 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The object of one of the programs for the kernel. Needs clang: `ci/bench` installs it.
+pub fn compile_bpf(source: &str) -> Result<Vec<u8>> {
+    let folder = TempDir::new()?;
+    let object = folder.path().join("bpf.o");
+    run(Command::new("clang")
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"])
+        .args(["-I/usr/include/x86_64-linux-gnu", "-c", "-o"])
+        .arg(&object)
+        .arg(sources().join(source)))?;
+    Ok(fs::read(object)?)
+}
+
+/// Asks a child of ours to end, insists after some seconds, and collects it.
+pub fn end(child: &mut Child) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let asked = Pid::from_child(child);
+    // One that has ended already needs no signal.
+    let _ = kill_process(asked, Signal::TERM);
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }
 
 fn run(command: &mut Command) -> Result<String> {

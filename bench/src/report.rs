@@ -16,6 +16,18 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// What it should have been.
     pub goals: Vec<Goal>,
+    /// What could not be measured, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+}
+
+/// A subject that could not be measured.
+#[derive(Debug, Serialize)]
+pub struct Failure {
+    /// Which.
+    pub subject: String,
+    /// Why.
+    pub error: String,
 }
 
 /// One subject on one case.
@@ -53,7 +65,7 @@ pub struct Goal {
 impl Report {
     /// An empty one for this machine.
     pub fn new() -> Self {
-        Self { machine: Machine::here(), rows: Vec::new(), goals: Vec::new() }
+        Self { machine: Machine::here(), rows: Vec::new(), goals: Vec::new(), failures: Vec::new() }
     }
 
     /// Adds a row.
@@ -97,6 +109,9 @@ impl fmt::Display for Report {
         for Goal { goal, want, got, met } in &self.goals {
             let mark = if *met { "met" } else { "missed" };
             writeln!(f, "{goal:<72} {want:>10.2} {got:>10.2} {mark}")?;
+        }
+        for Failure { subject, error } in &self.failures {
+            writeln!(f, "\n{subject} could not be measured: {error}")?;
         }
         Ok(())
     }

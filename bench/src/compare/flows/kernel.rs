@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -16,10 +15,10 @@ use aya::programs::{TestRun, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunAttrs, TestRunOptions};
 use espalier_lab::netns::{NetNs, unique_name};
 use etherparse::PacketBuilder;
-use tempfile::TempDir;
 
 use super::{DIFFERENCE, KERNEL};
 use crate::measure::{Quartiles, Subject, in_turns, nanoseconds_each};
+use crate::peer;
 use crate::report::Report;
 
 const FLOWS: u32 = 10_000;
@@ -62,7 +61,7 @@ enum Way {
 
 /// Both kinds of forwarding in turns, and what conntrack and nftables cost: the difference, pair by pair.
 pub(super) fn run(report: &mut Report, runs: usize) -> Result<()> {
-    let object = compile().context("the kernel's forwarding cannot be measured")?;
+    let object = peer::compile_bpf("forward.bpf.c").context("the kernel's forwarding cannot be measured")?;
     let mut plain = Router::new(&object)?;
     let mut filtered = Router::new(&object)?;
     filtered.filter()?;
@@ -151,22 +150,6 @@ impl Router {
             Ok(each)
         })?
     }
-}
-
-fn compile() -> Result<Vec<u8>> {
-    let folder = TempDir::new()?;
-    let object = folder.path().join("forward.bpf.o");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/forward.bpf.c");
-    let output = Command::new("clang")
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"])
-        .args(["-I/usr/include/x86_64-linux-gnu", "-c"])
-        .arg(source)
-        .arg("-o")
-        .arg(&object)
-        .output()
-        .context("cannot run clang: is it installed? See ci/bench")?;
-    ensure!(output.status.success(), "clang: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(fs::read(object)?)
 }
 
 /// MAC and index of the interface that packets arrive at.

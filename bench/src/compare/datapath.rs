@@ -1,0 +1,228 @@
+//! `compare datapath`: frames from the trunk to pods, back, and between pods, through each way of doing it.
+//!
+//! Called by main.rs. The generator and the sinks are on one core, the device under test on another, the topology and
+//! the frames the same for all; rounds go through the subjects in turns. A subject that cannot be started or measured
+//! is reported with its error. Everything made is gone at the end, on an error and after Ctrl-C too.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use espalier_pktgen::engine::Watch;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::report::{Failure, Report};
+
+mod cases;
+mod cpu;
+mod espalier;
+mod goals;
+mod kernel;
+mod load;
+mod napi;
+mod ovs;
+mod raw;
+mod rules;
+mod series;
+mod sink;
+mod site;
+mod trial;
+
+use cases::{Case, Setup};
+use kernel::Form;
+use series::Samples;
+use sink::Programs;
+use site::Site;
+use trial::{Bed, Offer, Pace};
+
+/// What to compare.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Runs of each case of each subject.
+    pub rounds: usize,
+    /// A few cases for a moment each.
+    pub quick: bool,
+    /// These subjects; all of them if empty.
+    pub only: Vec<Kind>,
+}
+
+/// A way of forwarding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A forwarder on AF_XDP that looks at nothing.
+    Raw,
+    /// The switch.
+    Espalier,
+    /// Open vSwitch's userspace datapath.
+    OvsDpdk,
+    /// The kernel with conntrack and the rules as an nftables set.
+    NftSets,
+    /// The same as a linear chain of rules.
+    NftChain,
+}
+
+impl Kind {
+    /// Name in the table.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Espalier => "espalier",
+            Self::OvsDpdk => "ovs-dpdk",
+            Self::NftSets => "nft-sets",
+            Self::NftChain => "nft-chain",
+        }
+    }
+
+    /// Whether the trunk's frames are tagged for it.
+    fn takes_tags(self) -> bool {
+        !matches!(self, Self::NftSets | Self::NftChain)
+    }
+}
+
+/// A device under test that runs; ends when dropped.
+enum Device {
+    Raw {
+        _forwarder: raw::Forwarder,
+    },
+    Espalier {
+        switch: espalier::Switch,
+    },
+    OvsDpdk {
+        _ovs: ovs::OpenVSwitch,
+    },
+    /// The namespace is the device.
+    Kernel,
+}
+
+/// What all rounds share.
+struct Comparison {
+    programs: Programs,
+    switch: Option<espalier::Program>,
+    watch: Watch,
+    pace: Pace,
+    samples: Samples,
+    failures: Vec<Failure>,
+}
+
+/// Runs everything.
+pub fn run(options: &Options) -> Result<Report> {
+    let cores = std::thread::available_parallelism()?.get();
+    ensure!(
+        cores > site::SUBJECT_CORE,
+        "this takes two cores, one for the load and one for the device; {cores} is here"
+    );
+    let watch = Watch::default();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, watch.flag()).context("cannot handle signals")?;
+    }
+    let mut report = Report::new();
+    let setups = cases::setups(options);
+    let needs_switch = setups.iter().any(|setup| setup.kind == Kind::Espalier);
+    let pace = if options.quick {
+        Pace { window: Duration::from_millis(200), step: Duration::from_millis(100) }
+    } else {
+        Pace { window: Duration::from_millis(800), step: Duration::from_millis(300) }
+    };
+    let mut comparison = Comparison {
+        programs: Programs::compile()?,
+        switch: needs_switch.then(espalier::Program::build).transpose()?,
+        watch,
+        pace,
+        samples: Samples::default(),
+        failures: Vec::new(),
+    };
+    for round in 0..options.rounds {
+        for number in 0..setups.len() {
+            // Another one begins each round.
+            let setup = &setups[(number + round) % setups.len()];
+            tell(&format!("round {} of {}: {}", round + 1, options.rounds, setup.title()));
+            comparison.attempt(round, setup)?;
+        }
+    }
+    comparison.samples.rows(&mut report);
+    goals::judge(&comparison.samples, &mut report);
+    report.failures = comparison.failures;
+    Ok(report)
+}
+
+impl Comparison {
+    /// Measures a setup, unless it failed before.
+    fn attempt(&mut self, round: usize, setup: &Setup) -> Result<()> {
+        let subject = setup.title();
+        if self.failures.iter().any(|failure| failure.subject == subject) {
+            return Ok(());
+        }
+        let Err(error) = self.measure(round, setup) else { return Ok(()) };
+        ensure!(!self.watch.stopped(), "interrupted");
+        tell(&format!("{subject}: {error:#}"));
+        self.failures.push(Failure { subject, error: format!("{error:#}") });
+        Ok(())
+    }
+
+    fn measure(&mut self, round: usize, setup: &Setup) -> Result<()> {
+        let site = Site::new()?;
+        let device = self.start(&site, setup)?;
+        let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
+        for case in &setup.cases {
+            let outcome = measure(&mut self.samples, round, setup, case, &bed);
+            outcome.with_context(|| case.label(setup))?;
+        }
+        if let (Device::Espalier { switch }, Some(case)) = (&device, setup.cases.first()) {
+            let unaccounted = espalier::unaccounted(switch, &bed, &offer(&site, setup, case)?)?;
+            self.samples.add(round, "datapath/accounting", Kind::Espalier.label(), "frames", unaccounted);
+        }
+        drop(device);
+        Ok(())
+    }
+
+    fn start(&self, site: &Site, setup: &Setup) -> Result<Device> {
+        Ok(match setup.kind {
+            Kind::Raw => Device::Raw { _forwarder: raw::Forwarder::start(site, raw::Tuning::BEST)? },
+            Kind::Espalier => {
+                let program = self.switch.as_ref().context("the switch was not built")?;
+                Device::Espalier { switch: espalier::Switch::start(program, site, &setup.rules())? }
+            }
+            Kind::OvsDpdk => Device::OvsDpdk { _ovs: ovs::OpenVSwitch::start(site, &setup.rules())? },
+            Kind::NftSets | Kind::NftChain => {
+                let form = if setup.kind == Kind::NftSets { Form::Sets } else { Form::Chain };
+                kernel::start(site, form, &setup.rules())?;
+                Device::Kernel
+            }
+        })
+    }
+}
+
+/// What is sent for a case.
+fn offer(site: &Site, setup: &Setup, case: &Case) -> Result<Offer> {
+    let tagged = setup.kind.takes_tags();
+    Ok(Offer {
+        way: case.way,
+        traffic: site.traffic(case.way, case.size, case.flows, tagged)?,
+        answers: site.answers(case.way, case.flows, tagged)?,
+    })
+}
+
+/// One case: throughput, and latency where it is asked for.
+fn measure(samples: &mut Samples, round: usize, setup: &Setup, case: &Case, bed: &Bed<'_>) -> Result<()> {
+    let offer = offer(bed.site, setup, case)?;
+    let (label, subject) = (case.label(setup), setup.kind.label());
+    let through = bed.throughput(&offer)?;
+    samples.add(round, &label, subject, "pps", through.pps);
+    samples.add(round, &format!("{label}/cpu"), subject, "ns", through.cpu);
+    tell(&format!(
+        "  {label}: {:.0} of {:.0} pps, {:.0} ns of the machine each",
+        through.pps, through.offered, through.cpu
+    ));
+    if case.latency {
+        let latency = bed.latency(&offer, through.pps * 1.1)?;
+        samples.add(round, &format!("{label}/no-loss"), subject, "pps", latency.no_loss);
+        samples.add(round, &format!("{label}/latency-p50"), subject, "us", latency.p50);
+        samples.add(round, &format!("{label}/latency-p99"), subject, "us", latency.p99);
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "progress is for people who wait")]
+fn tell(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,166 @@
+//! The real switch as a device under test: its program, built as this one is, with one worker on the measured core.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use anyhow::{Context, Result, bail, ensure};
+use espalier_api::control::PortState;
+use espalier_api::{Direction, PortRange, ProtocolMatch, RuleTarget, Snapshot};
+use espalier_lab::control::Control;
+use ipnet::Ipv4Net;
+use tempfile::TempDir;
+
+use super::rules::Rules;
+use super::site::{A, B, GATEWAY_MAC, SUBJECT_CORE, Site, TRUNK, mac_text};
+use super::trial::{Account, Bed, Offer};
+use crate::input;
+
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Room for the flows of every case in one pod.
+const MAX_FLOWS: &str = "1048576";
+
+/// The program's file.
+#[derive(Debug, Clone)]
+pub(super) struct Program(PathBuf);
+
+/// A running switch; ends when dropped, and its steering with it.
+pub(super) struct Switch {
+    child: Child,
+    control: Control,
+    pins: PathBuf,
+    _folder: TempDir,
+}
+
+impl Program {
+    /// `ESPALIER_SWITCH`, or the one that cargo makes with this program's profile.
+    pub(super) fn build() -> Result<Self> {
+        if let Some(path) = env::var_os("ESPALIER_SWITCH") {
+            let path = PathBuf::from(path);
+            ensure!(path.is_file(), "ESPALIER_SWITCH: {} is not a file", path.display());
+            return Ok(Self(path));
+        }
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+        let mut command = Command::new(cargo);
+        command.args(["build", "--quiet", "--locked", "--package", "espalier-switch", "--manifest-path"]);
+        command.arg(manifest);
+        if !cfg!(debug_assertions) {
+            command.arg("--release");
+        }
+        let status =
+            command.status().context("cannot run cargo: set ESPALIER_SWITCH to the switch's program")?;
+        ensure!(status.success(), "espalier-switch could not be built: {status}");
+        let own = env::current_exe()?;
+        // A test's own program lies one folder deeper.
+        let folders = own.ancestors().skip(1).take(2);
+        let found = folders.map(|folder| folder.join("espalier-switch")).find(|path| path.is_file());
+        found.map(Self).context("cargo built espalier-switch somewhere else: set ESPALIER_SWITCH to it")
+    }
+}
+
+impl Switch {
+    /// Starts it with so many rules in each direction.
+    pub(super) fn start(program: &Program, site: &Site, rules: &Rules) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let (socket, file, log) =
+            (folder.path().join("sock"), folder.path().join("node.json"), folder.path().join("log"));
+        fs::write(&file, serde_json::to_vec(&snapshot(rules)?)?)?;
+        let pins = PathBuf::from(format!("/sys/fs/bpf/espalier-{}", site.node.name()));
+        let mut command = Command::new(&program.0);
+        command.args([
+            "--workers",
+            "1",
+            "--cores",
+            &SUBJECT_CORE.to_string(),
+            "--max-flows",
+            MAX_FLOWS,
+            "--flow-state",
+            "none",
+        ]);
+        command.args(["--xdp-mode", "native", "--log", "warn", "--max-pods", "2"]);
+        for (flag, path) in [("--socket", &socket), ("--snapshot", &file), ("--pin-dir", &pins)] {
+            command.arg(flag).arg(path);
+        }
+        // A Ctrl-C is for this program, which then ends it.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).process_group(0);
+        let child = site.node.spawn(&mut command)?;
+        let mut switch = Self { child, control: Control::new(socket), pins, _folder: folder };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = switch.child.try_wait()? {
+                bail!("espalier-switch ended ({status}): {}", fs::read_to_string(&log)?.trim());
+            }
+            match switch.control.pods() {
+                Ok(pods) if pods.len() == 2 && pods.iter().all(|pod| pod.state == PortState::Up) => {
+                    return Ok(switch);
+                }
+                answer if Instant::now() > deadline => {
+                    bail!("espalier-switch did not get ready in {PATIENCE:?}: {answer:?}")
+                }
+                _ => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Switch {
+    /// Packets that it dropped, and that the kernel dropped before it: each is counted for one reason.
+    fn dropped(&self) -> Result<u64> {
+        let status = self.control.status()?;
+        let by_switch: u64 = status.counters.dropped.values().sum();
+        let ports = status.trunk.map(|trunk| trunk.kernel);
+        Ok(by_switch + ports.map_or(0, |kernel| kernel.rx_dropped + kernel.rx_ring_full))
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Its own way of ending closes the sockets before the namespace goes; a dead one cannot be ended again.
+        crate::peer::end(&mut self.child);
+        let _ = espalier_xsk::Steering::remove_pins(&self.pins);
+    }
+}
+
+/// Frames of a slow run that neither arrived nor were counted as dropped by the switch: there should be none.
+pub(super) fn unaccounted(switch: &Switch, bed: &Bed<'_>, offer: &Offer) -> Result<f64> {
+    /// Slow enough for any machine, and as many frames as fit the ring of a veth many times.
+    const RATE: f64 = 20_000.0;
+    const TIME: Duration = Duration::from_millis(250);
+    let before = switch.dropped()?;
+    let Account { sent, received } = bed.counted(offer, RATE, TIME)?;
+    let dropped = switch.dropped()? - before;
+    Ok((sent as f64 - received as f64) - dropped as f64)
+}
+
+/// Both pods in one group with the same rules each way.
+fn snapshot(rules: &Rules) -> Result<Snapshot> {
+    let pod = |spec: super::site::PodSpec| {
+        serde_json::json!({
+            "name": format!("bench/{}", spec.name), "eniId": format!("eni-{}", spec.vlan), "vlan": spec.vlan,
+            "mac": mac_text(spec.branch_mac), "addresses": [spec.address], "subnets": ["10.1.0.0/24"],
+            "veth": spec.veth, "securityGroups": ["sg-0"], "gateway": {"mac": mac_text(GATEWAY_MAC)},
+        })
+    };
+    let text = serde_json::json!({
+        "generation": 1, "vpc": {"cidrs": ["10.0.0.0/8"]}, "trunk": {"interface": TRUNK},
+        "pods": [pod(A), pod(B)], "securityGroups": [{"groupId": "sg-0"}],
+    });
+    let mut snapshot = Snapshot::from_json(text.to_string().as_bytes())?;
+    let flat = rules.0.iter().enumerate();
+    for (number, rule) in flat.flat_map(|(number, rule)| [(2 * number, rule), (2 * number + 1, rule)]) {
+        let range = PortRange::new(rule.port, rule.port).context("a port is a range")?;
+        let protocol = if rule.udp { ProtocolMatch::Udp(range) } else { ProtocolMatch::Tcp(range) };
+        let net: Ipv4Net = rule.net;
+        let mut made = input::rule(number, protocol, RuleTarget::Cidr4(net));
+        if number % 2 == 1 {
+            made.direction = Direction::Egress;
+        }
+        snapshot.security_groups[0].rules.push(made);
+    }
+    Ok(snapshot)
+}
