@@ -238,16 +238,22 @@ async fn move_pod(
     .await
 }
 
+/// Other requests are answered while the packets are counted.
 async fn rebalance(State(manager): State<Shared>, Body(body): Body) -> Response {
-    ask(manager, move |manager| {
-        let Rebalance { interval_ms } = if body.is_empty() { Rebalance::default() } else { parse(&body)? };
-        let interval = Duration::from_millis(interval_ms);
-        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
-            return Err(InputError::new("intervalMs", "must be 10 to 60000 milliseconds").into());
-        }
-        manager.rebalance(interval)
-    })
-    .await
+    let wanted = if body.is_empty() { Ok(Rebalance::default()) } else { parse(&body) };
+    let interval = match wanted {
+        Ok(Rebalance { interval_ms }) => Duration::from_millis(interval_ms),
+        Err(InputError { field, message, .. }) => return refused(StatusCode::BAD_REQUEST, &field, &message),
+    };
+    if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+        return refused(StatusCode::BAD_REQUEST, "intervalMs", "must be 10 to 60000 milliseconds");
+    }
+    let before = match answer(Shared::clone(&manager), |manager| Ok(manager.packets())).await {
+        Ok(before) => before,
+        Err(refusal) => return refusal,
+    };
+    tokio::time::sleep(interval).await;
+    ask(manager, move |manager| manager.rebalance(&before)).await
 }
 
 async fn flows(State(manager): State<Shared>, Body(body): Body) -> Response {
@@ -274,25 +280,36 @@ async fn explain(State(manager): State<Shared>, Body(body): Body) -> Response {
     .await
 }
 
-/// Runs a request on a blocking thread, one at a time.
+/// Answers a request with the manager's reply.
 async fn ask<T: serde::Serialize + Send + 'static>(
     manager: Shared,
     question: impl FnOnce(&mut Manager) -> Result<T, ManagerError> + Send + 'static,
 ) -> Response {
+    match answer(manager, question).await {
+        Ok(reply) => Json(reply).into_response(),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Asks the manager on a blocking thread, one question at a time.
+async fn answer<T: Send + 'static>(
+    manager: Shared,
+    question: impl FnOnce(&mut Manager) -> Result<T, ManagerError> + Send + 'static,
+) -> Result<T, Response> {
     let answer = tokio::task::spawn_blocking(move || match manager.lock() {
         Ok(mut manager) => question(&mut manager),
         Err(_) => Err(ManagerError::Failed("an earlier request failed badly: restart the switch".to_owned())),
     });
     match answer.await {
-        Ok(Ok(reply)) => Json(reply).into_response(),
+        Ok(Ok(reply)) => Ok(reply),
         Ok(Err(ManagerError::Refused(error))) => {
-            (StatusCode::BAD_REQUEST, Json(ErrorReply { error })).into_response()
+            Err((StatusCode::BAD_REQUEST, Json(ErrorReply { error })).into_response())
         }
         Ok(Err(ManagerError::Failed(message))) => {
             tracing::error!(message, "a control request failed");
-            refused(StatusCode::INTERNAL_SERVER_ERROR, "", &message)
+            Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "", &message))
         }
-        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "", &error.to_string()),
+        Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "", &error.to_string())),
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -16,11 +15,9 @@ use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 
 use crate::clock;
-use crate::counters::Blame;
-use crate::flow::fragment::{FragmentConfig, Fragments};
-use crate::flow::{FlowTable, Now, PodSlot};
+use crate::flow::{Now, PodSlot};
 use crate::reason::DropReason;
-use crate::step::{self, Decided, From, Handed, Outcome, Presence, Shard, ShardParts};
+use crate::step::{self, Decided, From, Outcome, Presence, Shard};
 use crate::tables::Tables;
 
 mod command;
@@ -33,17 +30,18 @@ mod memory;
 mod moving;
 mod port;
 mod shares;
+mod start;
 
 pub use command::{Command, Handle, LinkReport, Report, WorkerFailed};
 pub use crew::{Crew, CrewConfig, CrewError};
-use doorbell::Alive;
 pub use doorbell::Doorbell;
 pub use flows::{FlowMatch, FlowStretch, RuleSpan};
 use handover::Rings;
 pub use moving::Luggage;
 use port::{Cargo, Place, Ports, WorkerPort};
+use shares::FrameShares;
 pub use shares::SharesError;
-use shares::{FrameShares, Population};
+pub use start::WorkerConfig;
 
 /// Packets taken from one port at a time.
 const BATCH: usize = 64;
@@ -58,37 +56,6 @@ const REMOVAL_BUDGET: usize = 1024;
 const LONGEST_SLEEP: Duration = Duration::from_millis(250);
 /// Sleep while the kernel has packets that it has not sent, or has not given back.
 const UNSENT_SLEEP: Duration = Duration::from_micros(500);
-
-/// What each worker is told.
-#[derive(Debug, Clone, Copy)]
-pub struct WorkerConfig {
-    /// How long it polls without work before it sleeps.
-    pub spin: Duration,
-    /// Pods it has place for.
-    pub slots: u16,
-    /// Whether ICMP errors about a live flow pass without a rule.
-    pub related_errors: bool,
-    /// Frames kept ready to receive into.
-    pub fill: FillConfig,
-}
-
-impl WorkerConfig {
-    /// Whether so many frames do for the pods there is place for.
-    pub fn check(&self, frames: u32) -> Result<(), SharesError> {
-        shares::least(frames as usize, self.slots).map(drop)
-    }
-}
-
-/// What each worker has of its own.
-struct Belongings {
-    index: usize,
-    core: Option<usize>,
-    pool: FramePool,
-    flows: FlowTable,
-    rings: Rings,
-    bell: Arc<Doorbell>,
-    population: Arc<Population>,
-}
 
 /// Frames kept ready to receive into.
 #[derive(Debug, Clone, Copy)]
@@ -139,60 +106,7 @@ enum Round {
 }
 
 impl Worker {
-    /// Starts the thread.
-    fn start(
-        config: &WorkerConfig,
-        umem: Umem,
-        own: Belongings,
-    ) -> std::io::Result<(Handle, JoinHandle<()>)> {
-        let Belongings { index, core, pool, flows, rings, bell, population } = own;
-        let (handle, commands) = Handle::new(index, core, Arc::clone(&bell));
-        let fragments = Fragments::new(FragmentConfig::for_pods(config.slots))
-            .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
-        let slots = usize::from(config.slots);
-        let shares = FrameShares::new(&config.fill, umem.owners().total, config.slots, population)
-            .map_err(std::io::Error::other)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, bell.wake(), Place::WAKE.as_event(), epoll::EventFlags::IN)?;
-        let mut shard =
-            Shard::new(ShardParts { flows, fragments, related_errors: config.related_errors, slots });
-        shard.presence.fill(Presence::Away);
-        let worker = Self {
-            index,
-            umem,
-            pool,
-            shard,
-            decided: Vec::with_capacity(BATCH),
-            tables: None,
-            ports: Ports::new(slots),
-            rings,
-            held: HashMap::new(),
-            late: Vec::new(),
-            hot: Vec::with_capacity(slots + 1),
-            sending: Vec::with_capacity(slots + 1),
-            commands,
-            bell,
-            epoll,
-            spin: config.spin,
-            shares,
-            received: Vec::with_capacity(BATCH),
-            own: Vec::with_capacity(BATCH),
-            batches: 0,
-            sleeps: 0,
-        };
-        let alive = Alive::new(&worker.bell);
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let _alive = alive;
-            if let Some(id) = core.map(|id| core_affinity::CoreId { id })
-                && !core_affinity::set_for_current(id)
-            {
-                tracing::warn!(core = id.id, "cannot pin the worker to its core; it runs unpinned");
-            }
-            worker.run();
-        })?;
-        Ok((handle, thread))
-    }
-
+    /// The life of the thread, until it is told to end.
     fn run(mut self) {
         let mut idle_since = None;
         let mut rounds = 0;
@@ -279,120 +193,6 @@ impl Worker {
             None => step::without_tables(&self.umem, shard, from, packets, decided),
         }
         self.carry_out();
-    }
-
-    /// Takes the packets out that are for pods of other workers, and sends them there. Nothing but the VLAN is looked at.
-    fn sort_out(&mut self, place: Place, received: &mut Vec<Packet>) {
-        let Some(tables) = self.tables.take() else { return };
-        let mut own = std::mem::take(&mut self.own);
-        for packet in received.drain(..) {
-            let meta = self.umem.steer_meta(packet.head());
-            let slot = match place.from(meta) {
-                From::Trunk { vlan } => tables.slot_of_vlan(vlan),
-                From::Pod { .. } | From::Peer(_) => None,
-            };
-            match slot.filter(|slot| !self.is_for_step(*slot, &tables)) {
-                None => own.push(packet),
-                Some(slot) => {
-                    self.shard.counters.received(None, packet.len());
-                    self.hand_over(slot, tables.home(slot), packet);
-                }
-            }
-        }
-        std::mem::swap(received, &mut own);
-        self.own = own;
-        self.tables = Some(tables);
-    }
-
-    /// Whether a packet of the trunk for this pod is this worker's to decide. One of a pod that has just gone is.
-    fn is_for_step(&self, slot: PodSlot, tables: &Tables) -> bool {
-        match self.shard.presence.get(slot.index()) {
-            Some(Presence::Here) | None => true,
-            Some(Presence::Coming) => false,
-            Some(Presence::Away) => tables.home(slot) == self.index,
-        }
-    }
-
-    /// Sends a packet to the pod's home.
-    fn hand_over(&mut self, slot: PodSlot, home: usize, packet: Packet) {
-        match self.shard.presence.get(slot.index()) {
-            Some(Presence::Coming) => return self.keep_held(slot, packet),
-            Some(Presence::Here) => {
-                self.shard.counters.handed_out(1);
-                return self.late.push(packet);
-            }
-            Some(Presence::Away) | None => {}
-        }
-        match self.rings.to.get_mut(home) {
-            Some(Some(outlet)) => outlet.stage(packet, Blame::Ingress(slot)),
-            Some(None) | None => {
-                self.pool.free_packet(packet);
-                self.shard.counters.dropped(DropReason::NotHome, Blame::Ingress(slot));
-            }
-        }
-    }
-
-    /// Takes what other workers handed over through the step. Says whether there was anything.
-    fn take_over(&mut self, now: Now) -> bool {
-        let mut any = !self.late.is_empty();
-        if any {
-            let mut late = std::mem::take(&mut self.late);
-            self.step_handed(&mut late, now);
-        }
-        for index in 0..self.rings.from.len() {
-            let ring = &mut self.rings.from[index];
-            let count = ring.slots().min(BATCH);
-            let Ok(chunk) = ring.read_chunk(count) else { continue };
-            if count == 0 {
-                continue;
-            }
-            any = true;
-            let mut batch = std::mem::take(&mut self.received);
-            batch.extend(chunk);
-            self.batches += 1;
-            self.step_handed(&mut batch, now);
-            self.received = batch;
-        }
-        any
-    }
-
-    /// Takes over all that has been handed over so far.
-    fn drain(&mut self, now: Now) {
-        let mut left: Vec<usize> = self.rings.from.iter().map(|ring| ring.slots()).collect();
-        while left.iter().any(|left| *left > 0) || !self.late.is_empty() {
-            left.iter_mut().for_each(|left| *left = left.saturating_sub(BATCH));
-            self.take_over(now);
-        }
-    }
-
-    /// Takes packets through the step that another worker received. Those of a pod that is on its way here are held.
-    fn step_handed(&mut self, packets: &mut Vec<Packet>, now: Now) {
-        if !self.held.is_empty() {
-            self.hold_back(packets);
-        }
-        self.step(packets, port::handed, now);
-    }
-
-    /// Takes the packets out that the trunk brought for pods that are not here yet.
-    fn hold_back(&mut self, packets: &mut Vec<Packet>) {
-        let Some(tables) = self.tables.take() else { return };
-        let mut own = std::mem::take(&mut self.own);
-        for packet in packets.drain(..) {
-            let slot = match port::handed(self.umem.steer_meta(packet.head())) {
-                From::Peer(Handed::Trunk { vlan }) => tables.slot_of_vlan(vlan),
-                _ => None,
-            };
-            match slot.filter(|slot| self.shard.presence.get(slot.index()) == Some(&Presence::Coming)) {
-                None => own.push(packet),
-                Some(slot) => {
-                    self.shard.counters.handed_in();
-                    self.keep_held(slot, packet);
-                }
-            }
-        }
-        std::mem::swap(packets, &mut own);
-        self.own = own;
-        self.tables = Some(tables);
     }
 
     /// Does with the packets what the step decided.

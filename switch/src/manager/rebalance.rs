@@ -2,8 +2,9 @@
 //!
 //! The order of the steps is what keeps every packet, and packets of one flow in order; see [`Manager::move_pod`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use espalier_api::control::Moved;
 use espalier_api::{InputError, PodName};
@@ -72,33 +73,36 @@ impl Manager {
         self.publish(&Arc::clone(&enforced.snapshot), &enforced.judge, &placed)
     }
 
-    /// Moves pods until no move makes the busiest worker less busy by much, by the packets of an interval from now on.
-    pub fn rebalance(&mut self, interval: Duration) -> Result<Vec<Moved>, ManagerError> {
+    /// Moves pods until no move makes the busiest worker less busy by much, by the packets since `before`.
+    pub fn rebalance(&mut self, before: &PacketCounts) -> Result<Vec<Moved>, ManagerError> {
         let workers = self.crew()?.count();
-        let before = self.packets();
-        std::thread::sleep(interval);
+        let now = self.packets();
         let loads: Vec<Load<PodName>> = self
-            .packets()
-            .into_iter()
-            .map(|(pod, home, now)| {
-                let earlier = before.iter().find(|(name, ..)| *name == pod).map_or(0, |(.., count)| *count);
-                Load { pod, home, packets: now.saturating_sub(earlier) }
+            .pods
+            .iter()
+            .map(|(pod, port)| {
+                let count = |counts: &PacketCounts| counts.0.get(pod).copied().unwrap_or_default();
+                let packets = count(&now).saturating_sub(count(before));
+                Load { pod: pod.clone(), home: port.home, packets }
             })
             .collect();
         let plan = plan(loads, workers);
         plan.into_iter().map(|(pod, to)| self.move_pod(&pod, to)).collect()
     }
 
-    /// Packets of each pod, both ways, with its home.
-    fn packets(&self) -> Vec<(PodName, usize, u64)> {
+    /// Packets of each pod so far, both ways.
+    pub fn packets(&self) -> PacketCounts {
         let reports = self.crew.as_ref().map_or_else(Vec::new, Crew::reports);
         let count = |slot: PodSlot| {
             let pods = reports.iter().flatten().map(|report| report.counters.pod(slot));
             pods.map(|pod| pod.rx + pod.tx).sum()
         };
-        self.pods.iter().map(|(name, port)| (name.clone(), port.home, count(port.slot))).collect()
+        PacketCounts(self.pods.iter().map(|(name, port)| (name.clone(), count(port.slot))).collect())
     }
 }
+
+/// Packets of each pod at one moment.
+pub struct PacketCounts(BTreeMap<PodName, u64>);
 
 /// Moves a pod's flows, in parts between which both workers move packets. Returns how many went, and how many found no room.
 fn move_flows(from: &Handle, to: &Handle, slot: PodSlot) -> Result<(u64, u64), crate::worker::WorkerFailed> {

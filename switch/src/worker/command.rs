@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use espalier_api::Generation;
 use espalier_xsk::{Frame, Port, PortStatistics};
 
@@ -293,7 +293,13 @@ pub(super) fn ask_all<T>(
 impl Worker {
     /// Does what was asked since the last batch. `false`: the thread ends. A reply nobody waits for is dropped.
     pub(super) fn obey(&mut self) -> bool {
-        while let Ok(command) = self.commands.try_recv() {
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return true,
+                // Nobody is left to ask it to end.
+                Err(TryRecvError::Disconnected) => return false,
+            };
             match command {
                 Command::Publish(tables, reply) => {
                     let _sent = reply.send(self.adopt(tables));
@@ -354,7 +360,6 @@ impl Worker {
                 Command::Stop => return false,
             }
         }
-        true
     }
 
     fn adopt(&mut self, tables: Arc<Tables>) -> Option<Arc<Tables>> {

@@ -10,10 +10,11 @@ use espalier_xsk::{FramePool, Umem};
 
 use super::command::{Command, Handle, Report, WorkerFailed, ask_all};
 use super::doorbell::Doorbell;
-use super::shares::Population;
-use super::{Belongings, Worker, WorkerConfig, handover};
+use super::shares::{Population, SharesError};
+use super::start::Belongings;
+use super::{Worker, WorkerConfig, handover};
 use crate::clock;
-use crate::flow::{FlowConfig, FlowConfigError, FlowTable, PodSlot};
+use crate::flow::{FlowConfig, FlowConfigError, PodSlot};
 use crate::tables::Tables;
 
 /// What the workers are made of.
@@ -32,6 +33,9 @@ pub enum CrewError {
     /// A flow table could not be made.
     #[error(transparent)]
     Flows(#[from] FlowConfigError),
+    /// There are too few frames.
+    #[error(transparent)]
+    Frames(#[from] SharesError),
     /// The system refused a thread or what it needs.
     #[error("a worker cannot be started: {0}")]
     Start(#[from] std::io::Error),
@@ -53,20 +57,25 @@ impl Crew {
         let population = Population::new(workers);
         let rings = handover::rings(&bells);
         let mut crew = Self { handles: Vec::with_capacity(workers), threads: Vec::with_capacity(workers) };
+        let mut ready = Vec::with_capacity(workers);
         let parts = pools.into_iter().zip(rings).zip(bells).zip(&config.cores);
         for (index, (((pool, rings), bell), core)) in parts.enumerate() {
             let own = Belongings {
                 index,
                 core: *core,
                 pool,
-                flows: FlowTable::new(&config.flows)?,
+                flows: config.flows.clone(),
                 rings,
                 bell,
                 population: Arc::clone(&population),
             };
-            let (handle, thread) = Worker::start(&config.worker, umem.clone(), own)?;
-            crew.handles.push(handle);
-            crew.threads.push(thread);
+            let started = Worker::start(&config.worker, umem.clone(), own)?;
+            crew.handles.push(started.handle);
+            crew.threads.push(started.thread);
+            ready.push(started.ready);
+        }
+        for made in ready {
+            made.recv().map_err(|_| std::io::Error::other("its thread has ended"))??;
         }
         Ok(crew)
     }

@@ -93,3 +93,42 @@ impl Doorbell {
         watchdog::state(Now(self.beat.load(Ordering::Relaxed)), self.ended.load(Ordering::Acquire), now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_thread_is_noted_also_when_it_panics() {
+        for panics in [false, true] {
+            let bell = Doorbell::new(Now(5000)).unwrap();
+            let alive = Alive::new(&bell);
+            assert_eq!(bell.state(Now(5000)), WorkerState::Running);
+            let thread = std::thread::spawn(move || {
+                let _alive = alive;
+                assert!(!panics, "as a worker with a bug would");
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            assert_eq!(bell.state(Now(5000)), WorkerState::Dead);
+        }
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_and_one_awake_is_not_disturbed() {
+        let bell = Doorbell::new(Now(0)).unwrap();
+        let rung = || rustix::io::read(bell.wake(), &mut [0; 8]).is_ok();
+        bell.ring_if_asleep();
+        assert!(!rung());
+        bell.lies_down();
+        bell.ring_if_asleep();
+        assert!(rung());
+        bell.gets_up();
+        bell.ring_if_asleep();
+        assert!(!rung());
+        bell.beat(Now(3000));
+        assert_eq!(
+            (bell.state(Now(5000)), bell.state(Now(5001))),
+            (WorkerState::Running, WorkerState::Stalled)
+        );
+    }
+}

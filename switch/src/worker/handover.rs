@@ -9,9 +9,13 @@ use espalier_xsk::{FramePool, Packet};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::doorbell::Doorbell;
-use super::fair;
+use super::port::{self, Place};
+use super::{BATCH, Worker, fair};
 use crate::counters::{Blame, ShardCounters};
+use crate::flow::{Now, PodSlot};
 use crate::reason::DropReason;
+use crate::step::{From, Handed, Presence};
+use crate::tables::Tables;
 
 /// Packets a ring has room for: twice the default of a port's receive ring, so that what a worker takes in while its
 /// peer is busy elsewhere for a moment is not lost.
@@ -82,5 +86,121 @@ impl Outlet {
         let handed = chunk.fill_from_iter(self.staged.drain(..));
         counters.handed_out(handed);
         self.bell.ring_if_asleep();
+    }
+}
+
+impl Worker {
+    /// Takes the packets out that are for pods of other workers, and sends them there. Nothing but the VLAN is looked at.
+    pub(super) fn sort_out(&mut self, place: Place, received: &mut Vec<Packet>) {
+        let Some(tables) = self.tables.take() else { return };
+        let mut own = std::mem::take(&mut self.own);
+        for packet in received.drain(..) {
+            let meta = self.umem.steer_meta(packet.head());
+            let slot = match place.from(meta) {
+                From::Trunk { vlan } => tables.slot_of_vlan(vlan),
+                From::Pod { .. } | From::Peer(_) => None,
+            };
+            match slot.filter(|slot| !self.is_for_step(*slot, &tables)) {
+                None => own.push(packet),
+                Some(slot) => {
+                    self.shard.counters.received(None, packet.len());
+                    self.hand_over(slot, tables.home(slot), packet);
+                }
+            }
+        }
+        std::mem::swap(received, &mut own);
+        self.own = own;
+        self.tables = Some(tables);
+    }
+
+    /// Whether a packet of the trunk for this pod is this worker's to decide. One of a pod that has just gone is.
+    fn is_for_step(&self, slot: PodSlot, tables: &Tables) -> bool {
+        match self.shard.presence.get(slot.index()) {
+            Some(Presence::Here) | None => true,
+            Some(Presence::Coming) => false,
+            Some(Presence::Away) => tables.home(slot) == self.index,
+        }
+    }
+
+    /// Sends a packet to the pod's home.
+    pub(super) fn hand_over(&mut self, slot: PodSlot, home: usize, packet: Packet) {
+        match self.shard.presence.get(slot.index()) {
+            Some(Presence::Coming) => return self.keep_held(slot, packet),
+            Some(Presence::Here) => {
+                self.shard.counters.handed_out(1);
+                return self.late.push(packet);
+            }
+            Some(Presence::Away) | None => {}
+        }
+        match self.rings.to.get_mut(home) {
+            Some(Some(outlet)) => outlet.stage(packet, Blame::Ingress(slot)),
+            Some(None) | None => {
+                self.pool.free_packet(packet);
+                self.shard.counters.dropped(DropReason::NotHome, Blame::Ingress(slot));
+            }
+        }
+    }
+
+    /// Takes what other workers handed over through the step. Says whether there was anything.
+    pub(super) fn take_over(&mut self, now: Now) -> bool {
+        let mut any = !self.late.is_empty();
+        if any {
+            let mut late = std::mem::take(&mut self.late);
+            self.step_handed(&mut late, now);
+        }
+        for index in 0..self.rings.from.len() {
+            let ring = &mut self.rings.from[index];
+            let count = ring.slots().min(BATCH);
+            let Ok(chunk) = ring.read_chunk(count) else { continue };
+            if count == 0 {
+                continue;
+            }
+            any = true;
+            let mut batch = std::mem::take(&mut self.received);
+            batch.extend(chunk);
+            self.batches += 1;
+            self.step_handed(&mut batch, now);
+            self.received = batch;
+        }
+        any
+    }
+
+    /// Takes over all that has been handed over so far.
+    pub(super) fn drain(&mut self, now: Now) {
+        let mut left: Vec<usize> = self.rings.from.iter().map(|ring| ring.slots()).collect();
+        while left.iter().any(|left| *left > 0) || !self.late.is_empty() {
+            left.iter_mut().for_each(|left| *left = left.saturating_sub(BATCH));
+            self.take_over(now);
+        }
+    }
+
+    /// Takes packets through the step that another worker received. Those of a pod that is on its way here are held.
+    pub(super) fn step_handed(&mut self, packets: &mut Vec<Packet>, now: Now) {
+        if !self.held.is_empty() {
+            self.hold_back(packets);
+        }
+        self.step(packets, port::handed, now);
+    }
+
+    /// Takes the packets out that the trunk brought for pods that are not here yet.
+    fn hold_back(&mut self, packets: &mut Vec<Packet>) {
+        let Some(tables) = self.tables.take() else { return };
+        let mut own = std::mem::take(&mut self.own);
+        for packet in packets.drain(..) {
+            let slot = match port::handed(self.umem.steer_meta(packet.head())) {
+                From::Peer(Handed::Trunk { vlan }) => tables.slot_of_vlan(vlan),
+                _ => None,
+            };
+            match slot.filter(|slot| self.shard.presence.get(slot.index()) == Some(&Presence::Coming)) {
+                None => own.push(packet),
+                Some(slot) => {
+                    self.shard.counters.handed_in();
+                    self.keep_held(slot, packet);
+                }
+            }
+        }
+        std::mem::swap(packets, &mut own);
+        self.own = own;
+        self.tables = Some(tables);
     }
 }
