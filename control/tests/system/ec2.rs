@@ -3,4 +3,5 @@
 mod faults;
 mod known;
 mod requests;
+mod scale;
 pub(crate) mod world;

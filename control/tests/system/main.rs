@@ -10,3 +10,4 @@
 mod api_server;
 mod ec2;
 mod kit;
+mod rbac;

@@ -113,29 +113,44 @@ impl World {
         self.ec2.create_tags().resources(resource).tags(tag).send().await.unwrap();
     }
 
-    /// Starts the source; it gets its credentials from a file, by the default chain.
+    /// Starts the source.
     pub(crate) fn start(&self, polling: Polling, wanted: Wanted) -> Source {
-        let mut file = NamedTempFile::new().unwrap();
-        write!(file, "[default]\naws_access_key_id = AKIATEST\naws_secret_access_key = secret\n").unwrap();
-        let settings = Ec2Settings {
-            region: Some("eu-west-1".to_owned()),
-            endpoint: Some(self.proxy.url()),
-            credentials_file: Some(file.path().to_owned()),
-            request_timeout: Duration::from_secs(5),
-            polling,
-        };
-        let (wanted, receiver) = watch::channel(Arc::new(wanted));
-        let facts = Box::new(Ec2::new(settings)).start(receiver);
-        Source { wanted, facts, _credentials: file }
+        start_at(&self.proxy.url(), polling, wanted)
     }
+}
+
+/// Starts the source against a server; it gets its credentials from a file, by the default chain.
+pub(crate) fn start_at(endpoint: &str, polling: Polling, wanted: Wanted) -> Source {
+    let mut file = NamedTempFile::new().unwrap();
+    write!(file, "[default]\naws_access_key_id = AKIATEST\naws_secret_access_key = secret\n").unwrap();
+    let settings = Ec2Settings {
+        region: Some("eu-west-1".to_owned()),
+        endpoint: Some(endpoint.to_owned()),
+        credentials_file: Some(file.path().to_owned()),
+        request_timeout: Duration::from_secs(5),
+        polling,
+    };
+    let (wanted, receiver) = watch::channel(Arc::new(wanted));
+    let facts = Box::new(Ec2::new(settings)).start(receiver);
+    Source { wanted, facts, _credentials: file }
 }
 
 impl Source {
     /// The first facts that are as they should be.
     pub(crate) async fn until(&mut self, what: &str, right: impl Fn(&Facts) -> bool) -> Arc<Facts> {
-        let waited = tokio::time::timeout(PATIENCE, self.facts.wait_for(|facts| right(facts))).await;
+        self.until_in(PATIENCE, what, right).await
+    }
+
+    /// The same, with more patience or less.
+    pub(crate) async fn until_in(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        right: impl Fn(&Facts) -> bool,
+    ) -> Arc<Facts> {
+        let waited = tokio::time::timeout(patience, self.facts.wait_for(|facts| right(facts))).await;
         let found = waited.ok().map(|facts| Arc::clone(&facts.expect("the source runs")));
-        found.unwrap_or_else(|| panic!("{what} did not come to pass: {:#?}", self.facts.borrow()))
+        found.unwrap_or_else(|| panic!("{what} did not come to pass: {:#?}", self.facts.borrow().problems))
     }
 
     /// The facts after the next round.
