@@ -160,7 +160,9 @@ impl Manager {
         let snapshot = Arc::new(snapshot);
         let judge = self.compile(&snapshot);
         let placed = self.place(&snapshot);
-        self.publish(&snapshot, &judge, &placed)?;
+        let tables = self.tables(&snapshot, &judge, &placed);
+        // The workers give the old tables back when they no longer use them: they are freed here, not there.
+        drop(self.crew()?.publish(&tables).map_err(ManagerError::failed)?);
         self.rule_names.note(judge.model(), snapshot.generation.0 as u32);
         let generation = snapshot.generation;
         self.keep_flows();
@@ -180,14 +182,12 @@ impl Manager {
         Ok(Applied { generation, enforced_in_ms, changed: true, warnings: self.problems() })
     }
 
-    /// Has every worker use the tables of a snapshot.
-    fn publish(&self, snapshot: &Snapshot, judge: &Judge, placed: &[PodSlot]) -> Result<(), ManagerError> {
+    /// The tables of a snapshot.
+    fn tables(&self, snapshot: &Snapshot, judge: &Judge, placed: &[PodSlot]) -> Arc<Tables> {
         let slots = usize::from(self.config.max_pods);
         let homes = self.pods.values().map(|port| (port.slot, port.home));
         let tables = Tables::new(snapshot, judge.clone(), placed, slots, self.config.timeouts.into());
-        // The workers give the old tables back when they no longer use them: they are freed here, not there.
-        drop(self.crew()?.publish(&Arc::new(tables.with_homes(homes))).map_err(ManagerError::failed)?);
-        Ok(())
+        Arc::new(tables.with_homes(homes))
     }
 
     /// Where the watchdog finds the workers.

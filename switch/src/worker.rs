@@ -37,7 +37,7 @@ pub use crew::{Crew, CrewConfig, CrewError};
 pub use doorbell::Doorbell;
 pub use flows::{FlowMatch, FlowStretch, RuleSpan};
 use handover::Rings;
-pub use moving::Luggage;
+pub use moving::{Luggage, Settled};
 use port::{Cargo, Place, Ports, WorkerPort};
 use shares::FrameShares;
 pub use shares::SharesError;

@@ -11,6 +11,7 @@ use espalier_api::{InputError, PodName};
 
 use super::{Manager, ManagerError, State};
 use crate::flow::PodSlot;
+use crate::tables::Tables;
 use crate::worker::{Crew, Handle};
 
 /// Flows taken from one worker and given to the other between two batches of each.
@@ -36,17 +37,22 @@ impl Manager {
         if from == to {
             return Ok(moved);
         }
+        let tables = self.tables_with_home(pod, to)?;
+        let crew = self.crew()?;
         let started = Instant::now();
         crew.worker(to).hold(slot).map_err(ManagerError::failed)?;
-        self.set_home(pod, to)?;
-        let crew = self.crew()?;
+        drop(crew.publish(&tables).map_err(ManagerError::failed)?);
         let luggage = crew.worker(from).release(slot).map_err(ManagerError::failed)?;
         crew.drain().map_err(ManagerError::failed)?;
-        (moved.flows, moved.flows_lost) =
-            move_flows(crew.worker(from), crew.worker(to), slot).map_err(ManagerError::failed)?;
+        if luggage.has_more_flows() {
+            (moved.flows, moved.flows_lost) =
+                move_flows(crew.worker(from), crew.worker(to), slot).map_err(ManagerError::failed)?;
+        }
         let settled = crew.worker(to).settle(slot, luggage).map_err(ManagerError::failed)?;
         moved.held_ms = started.elapsed().as_secs_f64() * 1000.0;
-        if let Err(error) = settled
+        moved.flows += settled.flows;
+        moved.flows_lost += settled.flows_lost;
+        if let Err(error) = settled.port
             && let Some(port) = self.pods.get_mut(pod)
         {
             port.state = State::Down(format!("its socket cannot be polled by worker {to}: {error}"));
@@ -58,19 +64,17 @@ impl Manager {
         Ok(moved)
     }
 
-    /// Publishes the tables in force with another home for a pod.
-    fn set_home(&mut self, pod: &PodName, home: usize) -> Result<(), ManagerError> {
+    /// The tables in force with another home for a pod.
+    fn tables_with_home(&mut self, pod: &PodName, home: usize) -> Result<Arc<Tables>, ManagerError> {
         if let Some(port) = self.pods.get_mut(pod) {
             port.home = home;
         }
-        let Some(enforced) = &self.enforced else { return Ok(()) };
-        let placed: Vec<PodSlot> = enforced
-            .snapshot
-            .pods
-            .iter()
-            .filter_map(|pod| self.pods.get(&pod.name).map(|port| port.slot))
-            .collect();
-        self.publish(&Arc::clone(&enforced.snapshot), &enforced.judge, &placed)
+        let enforced = self.enforced.as_ref();
+        let enforced = enforced.ok_or_else(|| ManagerError::failed("no snapshot is enforced yet"))?;
+        let pods = enforced.snapshot.pods.iter();
+        let placed: Vec<PodSlot> =
+            pods.filter_map(|pod| self.pods.get(&pod.name).map(|port| port.slot)).collect();
+        Ok(self.tables(&enforced.snapshot, &enforced.judge, &placed))
     }
 
     /// Moves pods until no move makes the busiest worker less busy by much, by the packets since `before`.

@@ -10,7 +10,7 @@ use espalier_xsk::{Frame, Port, PortStatistics};
 use super::Worker;
 use super::doorbell::Doorbell;
 use super::flows::{FlowMatch, FlowStretch};
-use super::moving::Luggage;
+use super::moving::{Luggage, Settled};
 use super::port::{Place, WorkerPort};
 use crate::clock;
 use crate::counters::ShardCounters;
@@ -41,12 +41,12 @@ pub enum Command {
     Drain(Sender<()>),
     /// Hold the packets of a pod that is about to come.
     Hold(PodSlot, Sender<()>),
-    /// Give up a pod whose home is elsewhere now; its flows follow.
+    /// Give up a pod whose home is elsewhere now.
     Release(PodSlot, Sender<Box<Luggage>>),
     /// Give up so many flows of the pod.
     TakeFlows(PodSlot, usize, Sender<Vec<FlowRecord>>),
     /// Take in a pod that was held for.
-    Settle(PodSlot, Box<Luggage>, Sender<std::io::Result<()>>),
+    Settle(PodSlot, Box<Luggage>, Sender<Settled>),
     /// The pod is gone for good: forget its flows, neighbours and counters. The reply says whether that is all done;
     /// if not, ask again.
     Free(PodSlot, Sender<bool>),
@@ -196,7 +196,7 @@ impl Handle {
         self.ask(|reply| Command::Hold(slot, reply))
     }
 
-    /// Has the worker give up a pod but for its flows.
+    /// Has the worker give up a pod.
     pub fn release(&self, slot: PodSlot) -> Result<Box<Luggage>, WorkerFailed> {
         self.ask(|reply| Command::Release(slot, reply))
     }
@@ -207,7 +207,7 @@ impl Handle {
     }
 
     /// Has the worker take in a pod.
-    pub fn settle(&self, slot: PodSlot, luggage: Box<Luggage>) -> Result<std::io::Result<()>, WorkerFailed> {
+    pub fn settle(&self, slot: PodSlot, luggage: Box<Luggage>) -> Result<Settled, WorkerFailed> {
         self.ask(|reply| Command::Settle(slot, luggage, reply))
     }
 

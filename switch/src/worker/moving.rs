@@ -19,15 +19,36 @@ use crate::reason::DropReason;
 use crate::step::{self, Held, Presence, Verdict};
 
 /// Packets held for a pod on its way.
-const HOLD: usize = 1024;
+const HOLD: usize = 4096;
+/// Flows that go with the rest of a pod; more follow in parts between which both workers move packets.
+const FLOWS: usize = 4096;
 /// Attempts to have the kernel send what is queued before a pod leaves.
 const FLUSHES: usize = 64;
 
-/// All of a pod but its flows, between two workers.
+/// A pod between two workers; of its flows the first ones.
 pub struct Luggage {
     port: Option<Port>,
+    flows: Vec<FlowRecord>,
+    more_flows: bool,
     link: Link,
     fragments: Vec<PacketUnderWay<Held<Packet>, Verdict>>,
+}
+
+impl Luggage {
+    /// Whether there are flows that did not find room in here.
+    pub fn has_more_flows(&self) -> bool {
+        self.more_flows
+    }
+}
+
+/// A pod was taken in.
+pub struct Settled {
+    /// Flows that came with it.
+    pub flows: u64,
+    /// Flows there was no room for.
+    pub flows_lost: u64,
+    /// Whether its port is polled.
+    pub port: std::io::Result<()>,
 }
 
 impl Worker {
@@ -51,7 +72,7 @@ impl Worker {
         }
     }
 
-    /// Gives the pod up, but for its flows. Every packet that was handed to this worker for it is dealt with before, and
+    /// Gives the pod up. Every packet that was handed to this worker for it is dealt with before, and
     /// what it has sent is with the kernel.
     pub(super) fn release(&mut self, slot: PodSlot) -> Luggage {
         self.drain(clock::now());
@@ -64,9 +85,18 @@ impl Worker {
         if let Some(presence) = self.shard.presence.get_mut(slot.index()) {
             *presence = Presence::Away;
         }
-        let port = self.take_port(Place::of(Some(slot)));
-        let fragments = self.shard.fragments.take_pod(slot);
-        Luggage { port, link: self.shard.links.take(slot), fragments }
+        // What the pod sends meanwhile waits in its socket.
+        let place = Place::of(Some(slot));
+        self.refill(place, usize::MAX);
+        let port = self.take_port(place);
+        let flows = self.take_flows(slot, FLOWS);
+        Luggage {
+            port,
+            more_flows: self.shard.flows.len_of(slot) > 0,
+            flows,
+            link: self.shard.links.take(slot),
+            fragments: self.shard.fragments.take_pod(slot),
+        }
     }
 
     /// Some of a pod's flows, for its new home; none when there are no more.
@@ -81,8 +111,9 @@ impl Worker {
     }
 
     /// Takes the pod in, and deals with what was held for it.
-    pub(super) fn settle(&mut self, slot: PodSlot, luggage: Luggage) -> std::io::Result<()> {
-        let Luggage { port, link, fragments } = luggage;
+    pub(super) fn settle(&mut self, slot: PodSlot, luggage: Luggage) -> Settled {
+        let Luggage { port, flows, link, fragments, .. } = luggage;
+        let taken = self.restore_flows(&flows, clock::now());
         self.shard.links.put(slot, link);
         for packet in fragments {
             step::take_fragments(&mut self.shard, packet, &mut self.decided);
@@ -101,7 +132,7 @@ impl Worker {
             self.received = batch;
             self.transmit();
         }
-        put
+        Settled { flows: taken, flows_lost: flows.len() as u64 - taken, port: put }
     }
 
     /// Frees what is held for pods that never came; the thread ends.
