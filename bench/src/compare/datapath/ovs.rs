@@ -66,7 +66,7 @@ impl OpenVSwitch {
             "Open_vSwitch",
             ".",
             "other_config:dpdk-init=true",
-            &format!("other_config:dpdk-extra=--no-pci --in-memory --no-telemetry -m {MEMORY}"),
+            &format!("other_config:dpdk-extra={}", dpdk_options()),
             &format!("other_config:pmd-cpu-mask={}", masks[0]),
             &format!("other_config:dpdk-lcore-mask={}", masks[1]),
         ])?;
@@ -174,6 +174,11 @@ impl Drop for OpenVSwitch {
             peer::end(&mut daemon);
         }
     }
+}
+
+/// Without the limit DPDK would take further pages for its packets, in pieces that AF_XDP cannot take as one UMEM.
+fn dpdk_options() -> String {
+    format!("--no-pci --in-memory --no-telemetry -m {MEMORY} --socket-limit {MEMORY}")
 }
 
 impl HugePages {
