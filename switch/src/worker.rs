@@ -25,7 +25,7 @@ mod crew;
 mod doorbell;
 mod fair;
 mod flows;
-mod handover;
+pub mod handover;
 mod memory;
 mod moving;
 mod port;
@@ -77,7 +77,7 @@ pub struct Worker {
     decided: Decided<Packet>,
     tables: Option<Arc<Tables>>,
     ports: Ports,
-    rings: Rings,
+    rings: Rings<Packet>,
     /// Packets that wait for their pod to come here.
     held: HashMap<PodSlot, VecDeque<Packet>>,
     /// Packets for a pod that came here while they were under way.
@@ -213,7 +213,7 @@ impl Worker {
         }
         self.decided = decided;
         for outlet in self.rings.to.iter_mut().flatten() {
-            outlet.flush(&mut self.pool, &mut self.shard.counters);
+            outlet.flush(&mut self.shard.counters, |packet| self.pool.free_packet(packet));
         }
     }
 

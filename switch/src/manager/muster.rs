@@ -50,6 +50,14 @@ impl Manager {
         let wanted = self.config.workers.map(usize::from);
         let cores: Vec<Option<usize>> = match &self.config.cores {
             Some(Cores::Unpinned) => vec![None; wanted.unwrap_or(1)],
+            Some(Cores::Pinned(cores)) if wanted.is_some_and(|wanted| wanted > cores.len()) => {
+                let message = format!(
+                    "{} for {} workers: give each its own core",
+                    cores.len(),
+                    wanted.unwrap_or_default()
+                );
+                return Err(InputError::new("cores", message));
+            }
             Some(Cores::Pinned(cores)) => {
                 cores.iter().copied().map(Some).take(wanted.unwrap_or(usize::MAX)).collect()
             }

@@ -39,7 +39,7 @@ impl Drop for Alive {
 
 impl Doorbell {
     /// Of a worker that is about to start.
-    pub(super) fn new(now: Now) -> std::io::Result<Arc<Self>> {
+    pub fn new(now: Now) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             asleep: CachePadded::new(AtomicBool::new(false)),

@@ -1,11 +1,11 @@
 //! Packets on their way from the worker that received them to the home of the pod they are for.
 //!
 //! One bounded ring for each pair of workers, written and read in batches. A worker that does not keep up has its
-//! packets dropped where they come from, counted. Made once by [`rings`]; used by the worker only.
+//! packets dropped where they come from, counted. Made once by [`rings`]; used by the worker, and by its bench.
 
 use std::sync::Arc;
 
-use espalier_xsk::{FramePool, Packet};
+use espalier_xsk::Packet;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::doorbell::Doorbell;
@@ -22,22 +22,24 @@ use crate::tables::Tables;
 const RING: usize = 4096;
 
 /// The ends of the rings that one worker has, by the number of the other worker; none for itself.
-pub(super) struct Rings {
-    pub(super) to: Vec<Option<Outlet>>,
-    pub(super) from: Vec<Consumer<Packet>>,
+pub struct Rings<P> {
+    /// The ways to the others.
+    pub to: Vec<Option<Outlet<P>>>,
+    /// What the others hand over.
+    pub from: Vec<Consumer<P>>,
 }
 
 /// The way to one other worker.
-pub(super) struct Outlet {
-    ring: Producer<Packet>,
+pub struct Outlet<P> {
+    ring: Producer<P>,
     bell: Arc<Doorbell>,
-    staged: Vec<Packet>,
+    staged: Vec<P>,
     blames: Vec<Blame>,
 }
 
 /// The rings between workers with these doorbells.
-pub(super) fn rings(bells: &[Arc<Doorbell>]) -> Vec<Rings> {
-    let mut all: Vec<Rings> = bells.iter().map(|_| Rings { to: Vec::new(), from: Vec::new() }).collect();
+pub fn rings<P>(bells: &[Arc<Doorbell>]) -> Vec<Rings<P>> {
+    let mut all: Vec<Rings<P>> = bells.iter().map(|_| Rings { to: Vec::new(), from: Vec::new() }).collect();
     for from in 0..bells.len() {
         for (to, bell) in bells.iter().enumerate() {
             if to == from {
@@ -57,15 +59,16 @@ pub(super) fn rings(bells: &[Arc<Doorbell>]) -> Vec<Rings> {
     all
 }
 
-impl Outlet {
+impl<P> Outlet<P> {
     /// Takes a packet for the next [`Self::flush`].
-    pub(super) fn stage(&mut self, packet: Packet, blame: Blame) {
+    pub fn stage(&mut self, packet: P, blame: Blame) {
         self.staged.push(packet);
         self.blames.push(blame);
     }
 
-    /// Hands over what was staged, in order, as far as there is room, which the pods share evenly; the rest is dropped.
-    pub(super) fn flush(&mut self, pool: &mut FramePool, counters: &mut ShardCounters) {
+    /// Hands over what was staged, in order, as far as there is room, for which the pods take turns; `refused`
+    /// gets the rest, counted as dropped.
+    pub fn flush(&mut self, counters: &mut ShardCounters, mut refused: impl FnMut(P)) {
         if self.staged.is_empty() {
             return;
         }
@@ -73,7 +76,7 @@ impl Outlet {
         if room < self.staged.len() {
             fair::take_turns(&mut self.staged, &mut self.blames, |_, blame| (*blame, 1));
             for (packet, blame) in self.staged.drain(room..).zip(self.blames.drain(room..)) {
-                pool.free_packet(packet);
+                refused(packet);
                 counters.dropped(DropReason::HandoverRingFull, blame);
             }
         }

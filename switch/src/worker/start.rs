@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use espalier_xsk::{FramePool, Umem};
+use espalier_xsk::{FramePool, Packet, Umem};
 use rustix::event::epoll;
 
 use super::command::{Command, Handle};
@@ -48,7 +48,7 @@ pub(super) struct Belongings {
     pub(super) core: Option<usize>,
     pub(super) pool: FramePool,
     pub(super) flows: FlowConfig,
-    pub(super) rings: Rings,
+    pub(super) rings: Rings<Packet>,
     pub(super) bell: Arc<Doorbell>,
     pub(super) population: Arc<Population>,
 }
