@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{EniId, Generation, GroupId, PodName, Vlan};
 
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/espalier/agent.sock";
+
 /// Something the agent could not do or must not guess; it stays listed until it is mended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -42,6 +42,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "PATH", env = "ESPALIER_SOCKET",
           default_value = espalier_api::control::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,
+    /// Socket of the node agent, asked by `status` and `pods` for what the switch does not know
+    #[arg(long, global = true, value_name = "PATH", env = "ESPALIER_AGENT_SOCKET",
+          default_value = espalier_api::agent::DEFAULT_SOCKET)]
+    pub(crate) agent_socket: PathBuf,
     /// Give up when the switch has not answered for this long
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use espalier_api::agent::AgentStatus;
 use espalier_api::control::{ErrorReply, Status};
 use espalier_api::{InputError, VERSION, file::MAX_BYTES};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -23,6 +24,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Global;
+
+/// The agent answers from memory; one that hangs must not hide the switch's answer.
+const AGENT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the switch did not answer, or what it refused.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +88,18 @@ pub(crate) struct Client {
 impl Client {
     /// Connects and checks that the switch speaks this version.
     pub(crate) fn connect(global: &Global) -> Result<Self, ClientError> {
-        let socket = global.socket.clone();
-        let timeout = Duration::from_secs(global.timeout);
+        let mut client = Self::open(global.socket.clone(), Duration::from_secs(global.timeout))?;
+        client.check_version()?;
+        Ok(client)
+    }
+
+    /// What the node agent says of itself; `None` where none runs.
+    pub(crate) fn agent(global: &Global) -> Option<AgentStatus> {
+        let timeout = Duration::from_secs(global.timeout).min(AGENT_PATIENCE);
+        Self::open(global.agent_socket.clone(), timeout).ok()?.get("/v1/status").ok()
+    }
+
+    fn open(socket: PathBuf, timeout: Duration) -> Result<Self, ClientError> {
         let absent = |cause| ClientError::Absent { socket: socket.clone(), cause };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(absent)?;
         let stream = runtime.block_on(async {
@@ -103,9 +117,7 @@ impl Client {
             Ok(sender)
         });
         let sender = sender.map_err(|cause: hyper::Error| absent(io::Error::other(cause)))?;
-        let mut client = Self { runtime, sender, socket, timeout, status: Bytes::new() };
-        client.check_version()?;
-        Ok(client)
+        Ok(Self { runtime, sender, socket, timeout, status: Bytes::new() })
     }
 
     /// State of the switch, as it was when the connection was made.

@@ -16,9 +16,6 @@ use ipnet::IpNet;
 use crate::desired::{GroupSource, Rules, Unprotected};
 use crate::ec2::{Ec2Settings, Polling};
 
-/// Where the agent listens unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/espalier/agent.sock";
-
 /// The Espalier node agent: learns from Kubernetes and EC2 which security groups this node's pods have, and feeds the
 /// switch with it.
 #[derive(Debug, Clone, Parser)]
@@ -96,7 +93,7 @@ pub struct Config {
     pub switch_socket: PathBuf,
 
     /// The agent's own socket, for `espalier status`
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "ESPALIER_AGENT_SOCKET")]
+    #[arg(long, value_name = "PATH", default_value = espalier_api::agent::DEFAULT_SOCKET, env = "ESPALIER_AGENT_SOCKET")]
     pub socket: PathBuf,
 
     /// Group (name or number) that may use the agent's socket besides root

@@ -19,11 +19,13 @@ use crate::facts::{Facts, Wanted};
 mod branches;
 mod draft;
 mod groups;
+#[cfg(test)]
+mod tests;
 mod unprotected;
 mod veth;
 mod wanted;
 
-pub use draft::{Denied, Draft};
+pub use draft::Draft;
 pub use unprotected::{UNPROTECTED_ANNOTATION, Unprotected};
 pub use veth::PodPorts;
 

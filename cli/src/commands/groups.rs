@@ -4,13 +4,17 @@ use std::process::ExitCode;
 
 use comfy_table::Cell;
 use espalier_api::control::GroupStatus;
-use espalier_api::{GroupId, InputError, Snapshot};
+use espalier_api::{Address, GroupId, InputError, SecurityGroupRule, Snapshot};
+use serde::Serialize;
 
 use crate::args::{Global, GroupsArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, listed};
 use crate::source;
+
+/// Members shown to people; programs get all.
+const MEMBERS_SHOWN: usize = 24;
 
 pub(super) fn run(global: &Global, args: &GroupsArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let mut source = match &args.snapshot {
@@ -23,7 +27,8 @@ pub(super) fn run(global: &Global, args: &GroupsArgs, out: &mut Output) -> Resul
         None => list(&groups, out)?,
         Some(id) => {
             let group = find(&groups, id)?;
-            if args.json { out.json(group)? } else { show(group, &source.snapshot()?, out)? }
+            let whole = Whole::new(group, &source.snapshot()?);
+            if args.json { out.json(&whole)? } else { show(&whole, out)? }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -71,18 +76,54 @@ fn list(groups: &[GroupStatus], out: &mut Output) -> Result<(), CliError> {
     out.table(["GROUP", "NAME", "INGRESS", "EGRESS", "MEMBERS", "PODS"], rows)
 }
 
-fn show(group: &GroupStatus, snapshot: &Snapshot, out: &mut Output) -> Result<(), CliError> {
+/// A group with what is in it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Whole<'a> {
+    #[serde(flatten)]
+    group: &'a GroupStatus,
+    member_addresses: Vec<Address>,
+    rules: Vec<SecurityGroupRule>,
+}
+
+impl<'a> Whole<'a> {
+    fn new(group: &'a GroupStatus, snapshot: &Snapshot) -> Self {
+        let id = &group.group_id;
+        let own = snapshot.pods.iter().filter(|pod| pod.security_groups.contains(id));
+        let own = own.flat_map(|pod| pod.addresses.iter().map(|address| Address::from(*address)));
+        let mut member_addresses: Vec<Address> =
+            snapshot.group_members.get(id).into_iter().flatten().copied().chain(own).collect();
+        member_addresses.sort_unstable();
+        member_addresses.dedup();
+        let rules = snapshot.security_groups.iter().filter(|candidate| candidate.group_id == *id);
+        Self { group, member_addresses, rules: rules.flat_map(|candidate| candidate.rules.clone()).collect() }
+    }
+
+    /// The first members, for people.
+    fn shown_members(&self) -> String {
+        let shown = self.member_addresses.iter().take(MEMBERS_SHOWN).map(|address| address.net());
+        let shown = listed(shown.map(|net| match net.prefix_len() == net.max_prefix_len() {
+            true => net.addr().to_string(),
+            false => net.to_string(),
+        }));
+        match self.member_addresses.len().saturating_sub(MEMBERS_SHOWN) {
+            0 => shown,
+            more => format!("{shown} and {more} more (--json has them)"),
+        }
+    }
+}
+
+fn show(whole: &Whole, out: &mut Output) -> Result<(), CliError> {
+    let group = whole.group;
     out.fields([
         ("group".to_owned(), Cell::new(&group.group_id)),
         ("name".to_owned(), Cell::new(group.group_name.as_deref().unwrap_or("-"))),
-        ("members".to_owned(), Cell::new(group.members)),
+        ("members".to_owned(), Cell::new(whole.shown_members())),
         ("pods".to_owned(), Cell::new(listed(&group.pods))),
     ])?;
-    let rules = snapshot
-        .security_groups
-        .iter()
-        .filter(|candidate| candidate.group_id == group.group_id)
-        .flat_map(|candidate| &candidate.rules);
     out.line("")?;
-    out.table(["DIRECTION", "PROTOCOL", "TARGET", "RULE", "DESCRIPTION"], rules.map(super::rules::cells))
+    out.table(
+        ["DIRECTION", "PROTOCOL", "TARGET", "RULE", "DESCRIPTION"],
+        whole.rules.iter().map(super::rules::cells),
+    )
 }

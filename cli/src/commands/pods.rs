@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use comfy_table::Cell;
+use espalier_api::agent::{AgentPod, AgentPodState, AgentStatus};
 use espalier_api::control::{MovePod, Moved, PodStatus, PortState, Rebalance};
 use espalier_api::{InputError, PodName};
+use serde::Serialize;
 
 use crate::args::{Global, MoveArgs, PodsArgs, PodsCommand, RebalanceArgs};
 use crate::client::Client;
@@ -19,7 +21,7 @@ pub(super) fn run(global: &Global, args: &PodsArgs, out: &mut Output) -> Result<
         Some(PodsCommand::Rebalance(args)) => return rebalance(&mut client, args, out),
         None => {}
     }
-    let pods: Vec<PodStatus> = client.get("/v1/pods")?;
+    let pods = join(client.get("/v1/pods")?, Client::agent(global));
     match &args.pod {
         None if args.json => out.json(&pods)?,
         None => list(&pods, out)?,
@@ -71,24 +73,70 @@ fn told(moved: &Moved) -> String {
     )
 }
 
-fn find<'a>(pods: &'a [PodStatus], name: &PodName) -> Result<&'a PodStatus, InputError> {
-    pods.iter().find(|pod| pod.name == *name).ok_or_else(|| {
+/// A pod as the switch and the agent see it; one of them at least does.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Joined {
+    /// In the switch.
+    Switch {
+        #[serde(flatten)]
+        pod: Box<PodStatus>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        agent: Option<AgentPod>,
+    },
+    /// Known to the agent alone, which says why.
+    Agent { name: PodName, agent: AgentPod },
+}
+
+impl Joined {
+    fn name(&self) -> &PodName {
+        match self {
+            Self::Switch { pod, .. } => &pod.name,
+            Self::Agent { name, .. } => name,
+        }
+    }
+}
+
+fn join(pods: Vec<PodStatus>, agent: Option<AgentStatus>) -> Vec<Joined> {
+    let known = agent.into_iter().flat_map(|agent| agent.pods);
+    let mut known: BTreeMap<PodName, AgentPod> = known.map(|pod| (pod.name.clone(), pod)).collect();
+    let mut joined: Vec<Joined> = pods
+        .into_iter()
+        .map(|pod| Joined::Switch { agent: known.remove(&pod.name), pod: Box::new(pod) })
+        .collect();
+    joined.extend(known.into_iter().map(|(name, agent)| Joined::Agent { name, agent }));
+    joined
+}
+
+fn find<'a>(pods: &'a [Joined], name: &PodName) -> Result<&'a Joined, InputError> {
+    pods.iter().find(|pod| pod.name() == name).ok_or_else(|| {
         InputError::new("pod", format!("{name} is not on this node: `espalier pods` lists those that are"))
     })
 }
 
-fn list(pods: &[PodStatus], out: &mut Output) -> Result<(), CliError> {
-    let headings = ["POD", "STATE", "VLAN", "WORKER", "ADDRESSES", "RX", "TX", "DROPPED", "SECURITY GROUPS"];
-    let rows: Vec<[Cell; 9]> = pods.iter().map(|pod| row(pod, out)).collect();
+fn list(pods: &[Joined], out: &mut Output) -> Result<(), CliError> {
+    let headings =
+        ["POD", "STATE", "ENI", "VLAN", "WORKER", "ADDRESSES", "RX", "TX", "DROPPED", "SECURITY GROUPS"];
+    let rows: Vec<[Cell; 10]> = pods
+        .iter()
+        .map(|pod| match pod {
+            Joined::Switch { pod, agent } => row(pod, agent.as_ref(), out),
+            Joined::Agent { agent, .. } => row_of_agent(agent, out),
+        })
+        .collect();
     out.table(headings, rows)
 }
 
-fn row(pod: &PodStatus, out: &Output) -> [Cell; 9] {
+fn row(pod: &PodStatus, agent: Option<&AgentPod>, out: &Output) -> [Cell; 10] {
     let dropped = |reasons: &BTreeMap<String, u64>| reasons.values().sum::<u64>();
     let counters = &pod.counters;
     [
         Cell::new(&pod.name),
-        state(&pod.state, out),
+        match agent.filter(|agent| agent.state != AgentPodState::Sent && pod.state == PortState::Up) {
+            Some(agent) => out.cell(format!("up, {}", because(agent)), Tone::Bad),
+            None => state(&pod.state, out),
+        },
+        Cell::new(&pod.eni_id),
         Cell::new(pod.vlan),
         Cell::new(pod.worker),
         Cell::new(listed(&pod.addresses)),
@@ -99,6 +147,38 @@ fn row(pod: &PodStatus, out: &Output) -> [Cell; 9] {
     ]
 }
 
+/// A pod that is not in the switch.
+fn row_of_agent(pod: &AgentPod, out: &Output) -> [Cell; 10] {
+    let nothing = || Cell::new("-");
+    [
+        Cell::new(&pod.name),
+        out.cell(because(pod), Tone::Bad),
+        Cell::new(listed(&pod.eni_id)),
+        Cell::new(listed(pod.vlan)),
+        nothing(),
+        nothing(),
+        nothing(),
+        nothing(),
+        nothing(),
+        Cell::new(listed(&pod.security_groups)),
+    ]
+}
+
+/// What the agent does with a pod, and why.
+fn because(pod: &AgentPod) -> String {
+    let state = match pod.state {
+        AgentPodState::Sent => "sent",
+        AgentPodState::Partial => "in part",
+        AgentPodState::Held => "held",
+        AgentPodState::Denied => "denied",
+        AgentPodState::Kernel => "left to the kernel",
+    };
+    match &pod.reason {
+        Some(reason) => format!("{state}: {reason}"),
+        None => state.to_owned(),
+    }
+}
+
 fn state(state: &PortState, out: &Output) -> Cell {
     match state {
         PortState::Up => out.cell("up", Tone::Good),
@@ -106,7 +186,20 @@ fn state(state: &PortState, out: &Output) -> Cell {
     }
 }
 
-fn show(pod: &PodStatus, out: &mut Output) -> Result<(), CliError> {
+fn show(pod: &Joined, out: &mut Output) -> Result<(), CliError> {
+    let (pod, agent) = match pod {
+        Joined::Switch { pod, agent } => (pod, agent.as_ref()),
+        Joined::Agent { agent, .. } => {
+            let fields = [
+                ("pod", Cell::new(&agent.name)),
+                ("state", out.cell(because(agent), Tone::Bad)),
+                ("branch ENI", Cell::new(listed(&agent.eni_id))),
+                ("security groups", Cell::new(listed(&agent.security_groups))),
+                ("policies", Cell::new(listed(&agent.policies))),
+            ];
+            return out.fields(fields.map(|(name, value)| (name.to_owned(), value)));
+        }
+    };
     let or_unknown = |value: Option<String>| Cell::new(value.unwrap_or_else(|| "not known yet".to_owned()));
     let xdp = pod.xdp.as_ref().map_or_else(|| "not attached".to_owned(), super::status::attachment);
     let counters = &pod.counters;
@@ -116,6 +209,8 @@ fn show(pod: &PodStatus, out: &mut Output) -> Result<(), CliError> {
         ("branch ENI", Cell::new(format!("{}, VLAN {}, {}", pod.eni_id, pod.vlan, pod.mac))),
         ("addresses", Cell::new(listed(&pod.addresses))),
         ("security groups", Cell::new(listed(&pod.security_groups))),
+        ("policies", Cell::new(listed(agent.iter().flat_map(|agent| &agent.policies)))),
+        ("agent", Cell::new(agent.map_or_else(|| "does not know it".to_owned(), because))),
         ("veth", Cell::new(format!("{}, XDP {xdp}", pod.veth.as_deref().unwrap_or("not found")))),
         ("gateway MAC", or_unknown(pod.gateway_mac.map(|mac| mac.to_string()))),
         ("pod MAC", or_unknown(pod.pod_mac.map(|mac| mac.to_string()))),

@@ -4,25 +4,42 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use comfy_table::Cell;
+use espalier_api::agent::AgentStatus;
 use espalier_api::control::{Counters, Frames, KernelCounters, Status, WorkerState, XdpStatus};
+
+use serde::Serialize;
 
 use crate::args::{Global, JsonFlag};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, Tone, duration, grouped, listed};
 
+mod agent;
+
 pub(super) fn run(global: &Global, args: &JsonFlag, out: &mut Output) -> Result<ExitCode, CliError> {
     let status = Client::connect(global)?.status()?;
+    let agent = Client::agent(global);
     if args.json {
-        out.json(&status)?;
+        out.json(&Both { status, agent_status: agent })?;
     } else {
         summary(&status, out)?;
+        agent::show(agent.as_ref(), &status, out)?;
         packets(&status.counters, out)?;
         frames(&status.frames, out)?;
         steering(&status.steering, out)?;
         workers(&status, out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The switch's status, and the agent's where one runs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Both {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_status: Option<AgentStatus>,
 }
 
 /// `native`, or `generic (why)`.

@@ -21,7 +21,7 @@ pub(crate) fn data(name: &str) -> PathBuf {
 /// The binary with nothing of the caller's environment that would change what it prints.
 pub(crate) fn espalier() -> Command {
     let mut command = Command::new(ESPALIER);
-    for name in ["ESPALIER_SOCKET", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for name in ["ESPALIER_SOCKET", "ESPALIER_AGENT_SOCKET", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         command.env_remove(name);
     }
     command

@@ -7,11 +7,11 @@ use espalier_api::{EniId, Mac, PodName, Vlan};
 
 use crate::cluster::{Branch, Cluster, PodFacts};
 
-/// Pods in the order in which they claim branches: living before terminating ones, then by age, then by UID. It depends
-/// on the pods alone, not on when they were heard of.
+/// Pods in the order in which they claim branches: those that have one, living before terminating ones, then by age, then
+/// by UID. It depends on the pods alone, not on when they were heard of.
 pub(super) fn in_order(cluster: &Cluster) -> Vec<&PodFacts> {
     let mut pods: Vec<&PodFacts> = super::candidates(cluster).collect();
-    pods.sort_by_key(|pod| (pod.terminating, pod.created, &pod.uid, &pod.name));
+    pods.sort_by_key(|pod| (pod.branch.is_none(), pod.terminating, pod.created, &pod.uid, &pod.name));
     pods
 }
 
@@ -44,5 +44,10 @@ impl<'a> Claims<'a> {
         self.macs.insert(branch.mac, pod);
         self.addresses.extend(branch.addresses.iter().map(|address| (*address, pod)));
         Ok(())
+    }
+
+    /// Whether a pod of the node has the VLAN.
+    pub(super) fn has_vlan(&self, vlan: Vlan) -> bool {
+        self.vlans.contains_key(&vlan)
     }
 }

@@ -1,7 +1,6 @@
 //! A snapshot in the making: its big parts are shared with the facts, so that a change copies little.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use espalier_api::agent::{Problem, ProblemReason};
@@ -19,29 +18,14 @@ pub struct Draft {
     pub vpc: Vpc,
     /// The trunk; there is none only while the draft is made.
     pub trunk: Option<Trunk>,
-    /// Pods with a branch.
+    /// Pods with a branch, and those that are denied.
     pub pods: BTreeMap<PodName, Pod>,
-    /// Pods without a branch that nothing may leave.
-    pub denied: BTreeMap<PodName, Denied>,
     /// Groups of the pods.
     pub groups: BTreeMap<GroupId, Arc<SecurityGroup>>,
     /// Members of the groups that rules name.
     pub members: BTreeMap<GroupId, Arc<Vec<Address>>>,
     /// Prefix lists that rules name.
     pub prefix_lists: BTreeMap<PrefixListId, Arc<PrefixList>>,
-}
-
-/// A pod without a branch that should have one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denied {
-    /// `namespace/name`.
-    pub name: PodName,
-    /// Its UID.
-    pub uid: Option<String>,
-    /// Host end of its veth, or its namespace.
-    pub veth: Option<String>,
-    /// Its network namespace, or the host end of its veth.
-    pub netns: Option<PathBuf>,
 }
 
 impl Draft {
@@ -51,7 +35,6 @@ impl Draft {
             vpc: snapshot.vpc,
             trunk: Some(snapshot.trunk),
             pods: snapshot.pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect(),
-            denied: BTreeMap::new(),
             groups: snapshot
                 .security_groups
                 .into_iter()

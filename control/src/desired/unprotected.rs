@@ -1,14 +1,21 @@
 //! Pods that a policy selects but that have no branch ENI: the webhook that asks for one was away, or the policy is
 //! younger than the pod. They are always reported; by their namespace's setting they are denied or left to the kernel.
 
+use std::net::Ipv4Addr;
+
 use espalier_api::agent::{AgentPodState, Problem, ProblemReason};
+use espalier_api::snapshot::Gateway;
+use espalier_api::{ConnectionTracking, GroupId, Mac, OnRuleChange, Pod, Vlan};
 
 use super::groups::Choice;
-use super::{Denied, Fate, Work};
+use super::{Fate, Work};
 use crate::cluster::{Cluster, PodFacts};
 
 /// Annotation of a namespace: `deny` or `kernel`.
 pub const UNPROTECTED_ANNOTATION: &str = "espalier.dev/unprotected-pods";
+
+/// The group of denied pods; it has no rules.
+pub(super) const DENIED_GROUP: &str = "sg-denied";
 
 /// What becomes of pods that should have groups and have no branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -63,14 +70,50 @@ pub(super) fn judge(work: &mut Work, pod: &PodFacts, choice: &Choice) -> Fate {
         super::listed(&choice.groups),
     );
     work.out.problems.insert(Problem::new(ProblemReason::BranchMissing, &pod.name, message.clone()));
-    if state == AgentPodState::Denied {
-        match work.inputs.places.ports.find(&pod.name, &pod.addresses) {
-            Ok((veth, netns)) => {
-                let denied = Denied { name: pod.name.clone(), uid: Some(pod.uid.clone()), veth, netns };
-                work.draft.denied.insert(pod.name.clone(), denied);
-            }
-            Err(error) => return Fate { state: AgentPodState::Kernel, reason: Some(error) },
-        }
+    if state == AgentPodState::Denied
+        && let Err(error) = deny(work, pod)
+    {
+        return Fate {
+            state: AgentPodState::Held,
+            reason: Some(format!("{message}; not denied yet: {error}")),
+        };
     }
     Fate { state, reason: Some(message) }
+}
+
+/// Puts the pod into the draft with a branch that does not exist and a group that allows nothing: the switch takes its
+/// interface over, and nothing leaves it.
+fn deny(work: &mut Work, pod: &PodFacts) -> Result<(), String> {
+    let (veth, netns) = work.inputs.places.ports.find(&pod.name, &pod.addresses)?;
+    let group: GroupId = DENIED_GROUP.parse()?;
+    let last = work.inputs.previous.and_then(|previous| previous.pods.get(&pod.name));
+    let last = last.filter(|last| last.security_groups.contains(&group)).map(|last| last.vlan);
+    let used = |vlan: &Vlan| {
+        work.draft.pods.values().any(|other| other.vlan == *vlan) || work.claims.has_vlan(*vlan)
+    };
+    let vlan = last.into_iter().chain((121..=4094).rev().filter_map(Vlan::new)).find(|vlan| !used(vlan));
+    let vlan = vlan.ok_or("no VLAN is left to deny it with")?;
+    let [high, low] = vlan.get().to_be_bytes();
+    let mac = |kind| Mac::new([0x02, 0xe5, 0x0d, kind, high, low]).ok_or("no MAC address");
+    let entry = Pod {
+        name: pod.name.clone(),
+        uid: Some(pod.uid.clone()),
+        eni_id: format!("eni-denied-{vlan}").parse()?,
+        vlan,
+        mac: mac(0)?,
+        addresses: pod.addresses.clone(),
+        subnets: Vec::new(),
+        // Given, so that nobody is asked for it.
+        gateway: Gateway { ipv4: Some(Ipv4Addr::new(169, 254, 1, 1)), ipv6: None, mac: Some(mac(1)?) },
+        veth,
+        netns,
+        security_groups: vec![group],
+        connection_tracking: ConnectionTracking::default(),
+        on_rule_change: OnRuleChange::Revoke,
+    };
+    if work.draft.overlaps(&entry) {
+        return Err("another pod has its address".to_owned());
+    }
+    work.draft.pods.insert(pod.name.clone(), entry);
+    Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::unprotected::DENIED_GROUP;
 use super::{Draft, Rules, candidates};
 use crate::cluster::Cluster;
 use crate::facts::Wanted;
@@ -35,7 +36,8 @@ pub(super) fn wanted(rules: &Rules, cluster: &Cluster, previous: Option<&Draft>)
     // A pod that keeps its last entry keeps its groups' rules up to date with it.
     let kept = previous.into_iter().flat_map(|previous| previous.pods.values());
     for pod in kept.filter(|pod| cluster.pods.contains_key(&pod.name)) {
-        wanted.groups.extend(pod.security_groups.iter().cloned());
+        let real = pod.security_groups.iter().filter(|group| group.as_str() != DENIED_GROUP);
+        wanted.groups.extend(real.cloned());
     }
     wanted
 }

@@ -24,8 +24,10 @@ pub(super) enum Object {
 /// The objects of a file; those of other kinds are passed over.
 pub(super) fn objects(_path: &Path, bytes: &[u8]) -> Result<Vec<Object>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| format!("not valid YAML: {error}"))?;
+    // A label may be `y` or `on`, as kubectl writes it.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| format!("not valid YAML: {error}"))?;
     let mut objects = Vec::new();
     for document in documents.into_iter().filter(|document| !document.is_null()) {
         read(document, &mut objects)?;
