@@ -10,4 +10,6 @@
 mod api_server;
 mod ec2;
 mod kit;
+mod lab;
 mod rbac;
+mod site;
