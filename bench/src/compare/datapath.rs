@@ -23,12 +23,13 @@ mod napi;
 mod ovs;
 mod raw;
 mod rules;
+mod scale;
 mod series;
 mod sink;
 mod site;
 mod trial;
 
-use cases::{Case, Setup};
+use cases::{Case, Setup, Variant};
 use kernel::Form;
 use series::Samples;
 use sink::Programs;
@@ -85,7 +86,7 @@ enum Device {
         _forwarder: raw::Forwarder,
     },
     Espalier {
-        switch: espalier::Switch,
+        switch: Box<espalier::Switch>,
     },
     OvsDpdk {
         _ovs: ovs::OpenVSwitch,
@@ -136,7 +137,12 @@ pub fn run(options: &Options) -> Result<Report> {
             // Another one begins each round.
             let setup = &setups[(number + round) % setups.len()];
             tell(&format!("round {} of {}: {}", round + 1, options.rounds, setup.title()));
-            comparison.attempt(round, setup)?;
+            comparison.attempt(&setup.title(), |all| all.measure(round, setup))?;
+        }
+        if needs_switch && !options.quick {
+            let title = format!("espalier, {} pods", scale::PODS);
+            tell(&format!("round {} of {}: {title}", round + 1, options.rounds));
+            comparison.attempt(&title, |all| all.measure_full(round))?;
         }
     }
     comparison.samples.rows(&mut report);
@@ -146,21 +152,51 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 impl Comparison {
-    /// Measures a setup, unless it failed before.
-    fn attempt(&mut self, round: usize, setup: &Setup) -> Result<()> {
-        let subject = setup.title();
+    /// Measures something, unless it failed before.
+    fn attempt(&mut self, subject: &str, measure: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         if self.failures.iter().any(|failure| failure.subject == subject) {
             return Ok(());
         }
-        let Err(error) = self.measure(round, setup) else { return Ok(()) };
+        let Err(error) = measure(self) else { return Ok(()) };
         ensure!(!self.watch.stopped(), "interrupted");
         tell(&format!("{subject}: {error:#}"));
-        self.failures.push(Failure { subject, error: format!("{error:#}") });
+        self.failures.push(Failure { subject: subject.to_owned(), error: format!("{error:#}") });
+        Ok(())
+    }
+
+    /// A node full of pods: attach, idling, and the one busy pod among them beside the same pod alone.
+    fn measure_full(&mut self, round: usize) -> Result<()> {
+        let program = self.switch.as_ref().context("the switch was not built")?;
+        let site = Site::new()?;
+        let _crowd = scale::Crowd::gather(&site)?;
+        let setup = cases::main_setup(Kind::Espalier);
+        let case = setup.cases.first().context("there is a first case")?;
+        let alone = {
+            let _switch = espalier::Switch::start(program, &site, &setup.rules())?;
+            let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
+            bed.throughput(&offer(&site, &setup, case)?)?
+        };
+        let (_switch, full) = scale::fill(program, &site, &setup.rules())?;
+        let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
+        let busy = bed.throughput(&offer(&site, &setup, case)?)?;
+        let ours = Kind::Espalier.label();
+        for (case, unit, value) in [
+            (cases::ATTACH, "ms", full.attach),
+            (cases::IDLE, "percent", full.idle),
+            (cases::ALONE, "pps", alone.pps),
+            (cases::CROWDED, "pps", busy.pps),
+        ] {
+            self.samples.add(round, case, ours, unit, value);
+            tell(&format!("  {case}: {value:.2} {unit}"));
+        }
         Ok(())
     }
 
     fn measure(&mut self, round: usize, setup: &Setup) -> Result<()> {
         let site = Site::new()?;
+        if setup.variant == Variant::ThreadedPods {
+            site.receive_off_the_device()?;
+        }
         let device = self.start(&site, setup)?;
         let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
         for case in &setup.cases {
@@ -177,10 +213,11 @@ impl Comparison {
 
     fn start(&self, site: &Site, setup: &Setup) -> Result<Device> {
         Ok(match setup.kind {
-            Kind::Raw => Device::Raw { _forwarder: raw::Forwarder::start(site, raw::Tuning::BEST)? },
+            Kind::Raw => Device::Raw { _forwarder: raw::Forwarder::start(site, setup.tuning())? },
             Kind::Espalier => {
                 let program = self.switch.as_ref().context("the switch was not built")?;
-                Device::Espalier { switch: espalier::Switch::start(program, site, &setup.rules())? }
+                let switch = espalier::Switch::start(program, site, &setup.rules())?;
+                Device::Espalier { switch: Box::new(switch) }
             }
             Kind::OvsDpdk => Device::OvsDpdk { _ovs: ovs::OpenVSwitch::start(site, &setup.rules())? },
             Kind::NftSets | Kind::NftChain => {

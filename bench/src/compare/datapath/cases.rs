@@ -3,6 +3,7 @@
 use clap::ValueEnum as _;
 
 use super::load::{Flows, Size, Way};
+use super::raw::Tuning;
 use super::rules::Rules;
 use super::{Kind, Options};
 
@@ -17,11 +18,34 @@ pub(super) const WAYS: [Way; 3] = [Way::FromTrunk, Way::ToTrunk, Way::PodToPod];
 /// The case that everything is compared on.
 pub(super) const SMALL: Size = Size::Bytes(64);
 
+/// Attaching 250 pods.
+pub(super) const ATTACH: &str = "datapath/250-pods/attach";
+/// 250 idle pods.
+pub(super) const IDLE: &str = "datapath/250-pods/idle-cpu";
+/// One busy pod of two.
+pub(super) const ALONE: &str = "datapath/trunk-to-pod/64/of-2-pods";
+/// One busy pod of 250.
+pub(super) const CROWDED: &str = "datapath/trunk-to-pod/64/of-250-pods";
+
+/// What is tried beside what everything else is measured with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Nothing.
+    Plain,
+    /// The raw forwarder takes other batches.
+    Batch(usize),
+    /// The raw forwarder has other rings.
+    Ring(u32),
+    /// The pods receive on threads that are not on the device's core.
+    ThreadedPods,
+}
+
 /// A subject with its rules, started once a round.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) kind: Kind,
     rules: usize,
+    pub(super) variant: Variant,
     pub(super) cases: Vec<Case>,
 }
 
@@ -35,6 +59,11 @@ pub(super) struct Case {
     pub(super) latency: bool,
 }
 
+/// A subject of the main comparison.
+pub(super) fn main_setup(kind: Kind) -> Setup {
+    Setup { kind, rules: RULES, variant: Variant::Plain, cases: main_cases(kind, false) }
+}
+
 /// Everything of a round.
 pub(super) fn setups(options: &Options) -> Vec<Setup> {
     let mut setups = Vec::new();
@@ -43,14 +72,43 @@ pub(super) fn setups(options: &Options) -> Vec<Setup> {
             continue;
         }
         let kind = *kind;
-        setups.push(Setup { kind, rules: RULES, cases: main_cases(kind, options.quick) });
-        if kind == Kind::Espalier && !options.quick {
+        let variant = Variant::Plain;
+        setups.push(Setup { kind, rules: RULES, variant, cases: main_cases(kind, options.quick) });
+        if options.quick {
+            continue;
+        }
+        if kind == Kind::Espalier {
             for rules in [10, 10_000] {
-                setups.push(Setup { kind, rules, cases: flow_cases([Flows(1), FLOWS, Flows(100_000)]) });
+                let cases = flow_cases([Flows(1), FLOWS, Flows(100_000)]);
+                setups.push(Setup { kind, rules, variant, cases });
             }
+        }
+        for variant in variants(kind) {
+            setups.push(Setup { kind, rules: RULES, variant: *variant, cases: flow_cases([FLOWS]) });
         }
     }
     setups
+}
+
+/// What is tried on a subject.
+pub(super) fn variants(kind: Kind) -> &'static [Variant] {
+    use Variant::{Batch, Ring, ThreadedPods};
+    match kind {
+        Kind::Raw => &[Batch(16), Batch(32), Batch(256), Ring(512), Ring(8192), ThreadedPods],
+        Kind::Espalier => &[ThreadedPods],
+        Kind::OvsDpdk | Kind::NftSets | Kind::NftChain => &[],
+    }
+}
+
+/// The name of a variant's case.
+pub(super) fn variant_label(variant: Variant) -> String {
+    let case = main_label(Way::FromTrunk, SMALL);
+    match variant {
+        Variant::Plain => case,
+        Variant::Batch(packets) => format!("{case}/batch-{packets}"),
+        Variant::Ring(entries) => format!("{case}/ring-{entries}"),
+        Variant::ThreadedPods => format!("{case}/threaded-pods"),
+    }
 }
 
 /// The name of a case of the main comparison.
@@ -66,9 +124,22 @@ pub(super) fn scale_label(rules: usize, flows: Flows) -> String {
 impl Setup {
     /// For people.
     pub(super) fn title(&self) -> String {
+        let variant = match self.variant {
+            Variant::Plain => String::new(),
+            variant => format!(", {variant:?}"),
+        };
         match self.kind {
-            Kind::Raw => self.kind.label().to_owned(),
-            kind => format!("{}, {} rules", kind.label(), self.rules),
+            Kind::Raw => format!("{}{variant}", self.kind.label()),
+            kind => format!("{}, {} rules{variant}", kind.label(), self.rules),
+        }
+    }
+
+    /// How the raw forwarder runs.
+    pub(super) fn tuning(&self) -> Tuning {
+        match self.variant {
+            Variant::Batch(batch) => Tuning { batch, ..Tuning::BEST },
+            Variant::Ring(ring) => Tuning { ring, ..Tuning::BEST },
+            Variant::Plain | Variant::ThreadedPods => Tuning::BEST,
         }
     }
 
@@ -81,7 +152,9 @@ impl Setup {
 impl Case {
     /// Name of the case in rows.
     pub(super) fn label(&self, setup: &Setup) -> String {
-        if setup.rules == RULES && self.flows == FLOWS {
+        if setup.variant != Variant::Plain {
+            variant_label(setup.variant)
+        } else if setup.rules == RULES && self.flows == FLOWS {
             main_label(self.way, self.size)
         } else {
             scale_label(setup.rules, self.flows)

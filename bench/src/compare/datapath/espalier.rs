@@ -15,7 +15,7 @@ use ipnet::Ipv4Net;
 use tempfile::TempDir;
 
 use super::rules::Rules;
-use super::site::{A, B, GATEWAY_MAC, SUBJECT_CORE, Site, TRUNK, mac_text};
+use super::site::{A, B, GATEWAY_MAC, PodSpec, SUBJECT_CORE, Site, TRUNK, mac_text};
 use super::trial::{Account, Bed, Offer};
 use crate::input;
 
@@ -32,6 +32,7 @@ pub(super) struct Program(PathBuf);
 pub(super) struct Switch {
     child: Child,
     control: Control,
+    snapshot: Snapshot,
     pins: PathBuf,
     _folder: TempDir,
 }
@@ -69,7 +70,8 @@ impl Switch {
         let folder = TempDir::new()?;
         let (socket, file, log) =
             (folder.path().join("sock"), folder.path().join("node.json"), folder.path().join("log"));
-        fs::write(&file, serde_json::to_vec(&snapshot(rules)?)?)?;
+        let snapshot = snapshot(rules)?;
+        fs::write(&file, serde_json::to_vec(&snapshot)?)?;
         let pins = PathBuf::from(format!("/sys/fs/bpf/espalier-{}", site.node.name()));
         let mut command = Command::new(&program.0);
         command.args([
@@ -82,14 +84,14 @@ impl Switch {
             "--flow-state",
             "none",
         ]);
-        command.args(["--xdp-mode", "native", "--log", "warn", "--max-pods", "2"]);
+        command.args(["--xdp-mode", "native", "--log", "warn"]);
         for (flag, path) in [("--socket", &socket), ("--snapshot", &file), ("--pin-dir", &pins)] {
             command.arg(flag).arg(path);
         }
         // A Ctrl-C is for this program, which then ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).process_group(0);
         let child = site.node.spawn(&mut command)?;
-        let mut switch = Self { child, control: Control::new(socket), pins, _folder: folder };
+        let mut switch = Self { child, control: Control::new(socket), snapshot, pins, _folder: folder };
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = switch.child.try_wait()? {
@@ -109,6 +111,31 @@ impl Switch {
 }
 
 impl Switch {
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Attaches pods up to this number: those beyond the first two are the crowd's.
+    pub(super) fn attach(&self, pods: usize) -> Result<()> {
+        let mut snapshot = self.snapshot.clone();
+        snapshot.generation.0 += 1;
+        for number in snapshot.pods.len()..pods {
+            let host = u8::try_from(number)?;
+            let idle = PodSpec {
+                name: &format!("idle-{number}"),
+                veth: &format!("veth{number}"),
+                vlan: 200 + u16::from(host),
+                branch_mac: [6, 0, 0, 0, 1, host],
+                address: [10, 1, 1, host].into(),
+            };
+            snapshot.pods.push(serde_json::from_value(pod(&idle))?);
+        }
+        let applied = self.control.apply(&snapshot)?;
+        ensure!(applied.warnings.is_empty(), "pods did not come up: {}", applied.warnings.join("; "));
+        Ok(())
+    }
+
     /// Packets that it dropped, and that the kernel dropped before it: each is counted for one reason.
     fn dropped(&self) -> Result<u64> {
         let status = self.control.status()?;
@@ -137,18 +164,20 @@ pub(super) fn unaccounted(switch: &Switch, bed: &Bed<'_>, offer: &Offer) -> Resu
     Ok((sent as f64 - received as f64) - dropped as f64)
 }
 
+/// A pod of a snapshot, in the group that all are in.
+fn pod(spec: &PodSpec<'_>) -> serde_json::Value {
+    serde_json::json!({
+        "name": format!("bench/{}", spec.name), "eniId": format!("eni-{}", spec.vlan), "vlan": spec.vlan,
+        "mac": mac_text(spec.branch_mac), "addresses": [spec.address], "subnets": ["10.1.0.0/23"],
+        "veth": spec.veth, "securityGroups": ["sg-0"], "gateway": {"mac": mac_text(GATEWAY_MAC)},
+    })
+}
+
 /// Both pods in one group with the same rules each way.
 fn snapshot(rules: &Rules) -> Result<Snapshot> {
-    let pod = |spec: super::site::PodSpec| {
-        serde_json::json!({
-            "name": format!("bench/{}", spec.name), "eniId": format!("eni-{}", spec.vlan), "vlan": spec.vlan,
-            "mac": mac_text(spec.branch_mac), "addresses": [spec.address], "subnets": ["10.1.0.0/24"],
-            "veth": spec.veth, "securityGroups": ["sg-0"], "gateway": {"mac": mac_text(GATEWAY_MAC)},
-        })
-    };
     let text = serde_json::json!({
         "generation": 1, "vpc": {"cidrs": ["10.0.0.0/8"]}, "trunk": {"interface": TRUNK},
-        "pods": [pod(A), pod(B)], "securityGroups": [{"groupId": "sg-0"}],
+        "pods": [pod(&A), pod(&B)], "securityGroups": [{"groupId": "sg-0"}],
     });
     let mut snapshot = Snapshot::from_json(text.to_string().as_bytes())?;
     let flat = rules.0.iter().enumerate();

@@ -3,7 +3,10 @@
 //! A goal of which a side was not measured is left out: `--only` and a peer that failed leave nothing to judge.
 
 use super::Kind;
-use super::cases::{FLOWS, RULES, SMALL, WAYS, main_label, scale_label};
+use super::cases::{
+    ALONE, ATTACH, CROWDED, FLOWS, IDLE, RULES, SMALL, Variant, WAYS, main_label, scale_label, variant_label,
+    variants,
+};
 use super::load::{Flows, Way};
 use super::series::Samples;
 use crate::report::Report;
@@ -14,6 +17,13 @@ pub(super) fn judge(samples: &Samples, report: &mut Report) {
         let case = small(way);
         samples.ratio((&case, Kind::Espalier.label()), (&case, peer.label()))
     };
+    let raw = |case: &str| samples.median((case, Kind::Raw.label()));
+    // Of the forwarders that leave the pods' receiving where the device is, as everything else here does.
+    let tried = variants(Kind::Raw).iter().filter(|variant| **variant != Variant::ThreadedPods);
+    let best = tried.filter_map(|variant| raw(&variant_label(*variant))).fold(0.0, f64::max);
+    if let (Some(own), true) = (raw(&small(Way::FromTrunk)), best > 0.0) {
+        report.at_least("raw: times the best forwarder that was tried", 0.9, own / best);
+    }
     for way in WAYS {
         if let Some(ratio) = against(way, Kind::Raw) {
             report.at_least(&format!("{}, 64 bytes: times raw", way.label()), 0.95, ratio);
@@ -37,6 +47,16 @@ pub(super) fn judge(samples: &Samples, report: &mut Report) {
     }
     if let Some(frames) = samples.median(("datapath/accounting", ours)) {
         report.at_most("frames neither received nor counted as dropped", 0.0, frames.abs());
+    }
+    for (case, what, most) in
+        [(ATTACH, "attach of each of 250 pods, ms", 20.0), (IDLE, "250 idle pods: percent of a core", 2.0)]
+    {
+        if let Some(value) = samples.median((case, ours)) {
+            report.at_most(what, most, value);
+        }
+    }
+    if let Some(ratio) = of(CROWDED, ALONE) {
+        report.at_least("a busy pod among 250: times the same alone", 0.95, ratio);
     }
     let main = small(Way::FromTrunk);
     if let Some(ratio) = of(&scale_label(10_000, FLOWS), &scale_label(10, FLOWS)) {

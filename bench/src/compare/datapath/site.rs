@@ -13,6 +13,7 @@ use espalier_pktgen::traffic::{Sizes, Traffic};
 
 use super::cases::SMALL;
 use super::load::{Flows, Size, Way};
+use super::napi;
 
 /// Core of the load generator and of the sinks.
 pub(super) const LOAD_CORE: usize = 0;
@@ -33,11 +34,11 @@ pub(super) const SERVICE: u16 = 9;
 
 /// A pod of the topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PodSpec {
+pub(super) struct PodSpec<'a> {
     /// `a` or `b`.
-    pub(super) name: &'static str,
+    pub(super) name: &'a str,
     /// Its veth on the node.
-    pub(super) veth: &'static str,
+    pub(super) veth: &'a str,
     /// Its branch.
     pub(super) vlan: u16,
     /// MAC of its branch ENI.
@@ -47,7 +48,7 @@ pub(super) struct PodSpec {
 }
 
 /// The pod that sends, or receives from the trunk.
-pub(super) const A: PodSpec = PodSpec {
+pub(super) const A: PodSpec<'static> = PodSpec {
     name: "a",
     veth: "veth0",
     vlan: 101,
@@ -55,7 +56,7 @@ pub(super) const A: PodSpec = PodSpec {
     address: Ipv4Addr::new(10, 1, 0, 10),
 };
 /// The pod that receives from the other pod.
-pub(super) const B: PodSpec = PodSpec {
+pub(super) const B: PodSpec<'static> = PodSpec {
     name: "b",
     veth: "veth1",
     vlan: 102,
@@ -106,10 +107,6 @@ impl Site {
                 spec.address
             ))?;
         }
-        // A veth gives the other end's NAPI only what came without TSO.
-        for interface in [TRUNK, A.veth, B.veth] {
-            node.offload(interface, "tso off")?;
-        }
         let node_macs = [mac(&node, TRUNK)?, mac(&node, A.veth)?, mac(&node, B.veth)?];
         let pod_macs = [mac(&pods[0], EDGE)?, mac(&pods[1], EDGE)?];
         Ok(Self { outside, node, pods, node_macs, pod_macs })
@@ -130,6 +127,16 @@ impl Site {
             Way::ToTrunk => &self.outside,
             Way::PodToPod | Way::Hairpin => &self.pods[1],
         }
+    }
+
+    /// Has the pods receive on threads on the load's core instead of on the core of whoever sends to them.
+    pub(super) fn receive_off_the_device(&self) -> Result<()> {
+        for (pod, spec) in self.pods.iter().zip([A, B]) {
+            // A veth gives its other end's NAPI only what came without TSO.
+            self.node.offload(spec.veth, "tso off")?;
+            napi::receive_on(pod, EDGE, LOAD_CORE)?;
+        }
+        Ok(())
     }
 
     /// What is sent, tagged from the trunk if the subject takes tagged frames.

@@ -16,7 +16,7 @@ use super::cpu;
 use super::load::{Load, Way};
 use super::napi;
 use super::sink::{Programs, Sink};
-use super::site::{EDGE, LOAD_CORE, Site};
+use super::site::{EDGE, LOAD_CORE, Site, TRUNK};
 
 /// Rate at which flows are introduced: every device here keeps up with it.
 const GENTLE: Rate = Rate::Packets(150_000.0);
@@ -146,6 +146,7 @@ impl<'a> Bed<'a> {
         let _router = match way {
             Way::Hairpin => {
                 // The VPC's work is none of the node's.
+                self.site.node.offload(TRUNK, "tso off")?;
                 napi::receive_on(&self.site.outside, EDGE, LOAD_CORE)?;
                 Some(Sink::hairpin(self.programs, self.site)?)
             }
