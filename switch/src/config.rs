@@ -113,6 +113,8 @@ const EXAMPLES: &str = "Examples:
   espalier-switch --config /etc/espalier/switch.yaml
   espalier-switch --unpin            # give the interfaces back to the kernel
 
+Exit codes: 0 asked to end, 1 the machine is at fault, 2 bad input, 70 a worker has died.
+
 The pinned steering outlives the switch: until it is back, branch traffic is dropped (fail closed).";
 
 /// Whether the frames lie in huge pages.

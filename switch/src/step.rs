@@ -22,6 +22,8 @@ mod guard;
 mod judge;
 mod track;
 
+use guard::Bytes;
+
 pub use fragment::Held;
 
 /// Access to the bytes of packets, wherever they lie.
@@ -198,9 +200,10 @@ enum Stop {
     Drop(DropReason, Blame),
 }
 
-/// Decides packets, asking once for each, in order, where it came `from`; rewrites the headers of those to be forwarded, and counts everything but the forwarding itself,
-/// which the worker counts when a port has taken the packet. Appends to `decided`: usually the packets themselves;
-/// nothing for a fragment that waits for its first, and those that waited when it comes. Packets of one flow stay in order.
+/// Decides packets, asking once for each, in order, where it came `from`; rewrites the headers of those to be forwarded,
+/// and counts everything but the forwarding itself, which the worker counts when a port has taken the packet. Appends to
+/// `decided`: usually the packets themselves; nothing for a fragment that waits for its first, and those that waited when
+/// it comes. Packets of one flow stay in order.
 pub fn step<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
@@ -242,37 +245,76 @@ pub fn step<M: Memory>(
     shard.batch = batch;
 }
 
-/// The guard stage for one packet.
-#[inline(always)]
-fn admit<P>(
+/// The guard stage for one packet. Each way in has its own copy of it, because what it needs not ask costs nothing.
+#[inline]
+fn admit<P>(shard: &mut Shard<P>, tables: &Tables, from: From, bytes: Bytes<'_>, batch: &mut Batch) {
+    match from {
+        From::Trunk { vlan } => {
+            shard.counters.received(None, bytes.1);
+            admit_from_trunk(shard, tables, vlan, bytes, batch);
+        }
+        From::Pod { slot, tagged } => {
+            shard.counters.received(Some(slot), bytes.1);
+            admit_from_pod(shard, tables, (slot, tagged), bytes, batch);
+        }
+        From::Peer(handed) => {
+            shard.counters.handed_in();
+            match handed {
+                Handed::Trunk { vlan } => admit_from_trunk(shard, tables, vlan, bytes, batch),
+                Handed::Pod => batch.enter(guard::let_out(bytes, tables, shard)),
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn admit_from_trunk<P>(
     shard: &mut Shard<P>,
     tables: &Tables,
-    from: From,
-    (head, total): (&[u8], usize),
+    vlan: u16,
+    bytes: Bytes<'_>,
     batch: &mut Batch,
 ) {
-    from.count(&mut shard.counters, total);
-    let (parsed, path) = match guard::guard(head, total, from, tables, shard) {
-        Ok((_, Path { source: None, elsewhere: Some(to), .. })) => {
-            return batch.admitted.push(Admitted::Elsewhere(to));
+    batch.enter(guard::from_trunk(bytes, vlan, tables, shard));
+}
+
+#[inline(never)]
+fn admit_from_pod<P>(
+    shard: &mut Shard<P>,
+    tables: &Tables,
+    (slot, tagged): (PodSlot, bool),
+    bytes: Bytes<'_>,
+    batch: &mut Batch,
+) {
+    batch.enter(guard::from_pod(bytes, slot, tagged, tables, shard));
+}
+
+impl Batch {
+    /// Enters what the guard made of the next packet, with the keys to look up.
+    #[inline(always)]
+    fn enter(&mut self, guarded: Result<(Packet, Path), Stop>) {
+        let (parsed, path) = match guarded {
+            Ok((_, Path { source: None, elsewhere: Some(to), .. })) => {
+                return self.admitted.push(Admitted::Elsewhere(to));
+            }
+            Ok(passed) => passed,
+            Err(stop) => return self.admitted.push(Admitted::Stopped(stop)),
+        };
+        let mut keys = [NO_KEY; 2];
+        if let Some(slot) = path.source
+            && let Some(key) = track::key(slot, Direction::Egress, &parsed)
+        {
+            keys[0] = self.keys.len();
+            self.keys.push(key);
         }
-        Ok(passed) => passed,
-        Err(stop) => return batch.admitted.push(Admitted::Stopped(stop)),
-    };
-    let mut keys = [NO_KEY; 2];
-    if let Some(slot) = path.source
-        && let Some(key) = track::key(slot, Direction::Egress, &parsed)
-    {
-        keys[0] = batch.keys.len();
-        batch.keys.push(key);
+        if let Some(slot) = path.destination
+            && let Some(key) = track::key(slot, Direction::Ingress, &parsed)
+        {
+            keys[1] = self.keys.len();
+            self.keys.push(key);
+        }
+        self.admitted.push(Admitted::Guarded { parsed, path, keys });
     }
-    if let Some(slot) = path.destination
-        && let Some(key) = track::key(slot, Direction::Ingress, &parsed)
-    {
-        keys[1] = batch.keys.len();
-        batch.keys.push(key);
-    }
-    batch.admitted.push(Admitted::Guarded { parsed, path, keys });
 }
 
 /// Before the first snapshot nobody may send anything.

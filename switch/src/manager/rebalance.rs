@@ -38,30 +38,37 @@ impl Manager {
             return Ok(moved);
         }
         let tables = self.tables_with_home(pod, to)?;
-        let crew = self.crew()?;
         let started = Instant::now();
-        crew.worker(to).hold(slot).map_err(ManagerError::failed)?;
-        drop(crew.publish(&tables).map_err(ManagerError::failed)?);
-        let luggage = crew.worker(from).release(slot).map_err(ManagerError::failed)?;
-        crew.drain().map_err(ManagerError::failed)?;
-        if luggage.has_more_flows() {
-            (moved.flows, moved.flows_lost) =
-                move_flows(crew.worker(from), crew.worker(to), slot).map_err(ManagerError::failed)?;
+        if let Err(error) = self.carry_over(slot, &mut moved, &tables) {
+            // It is nowhere now; the next look at the interfaces attaches it anew.
+            if let Some(port) = self.pods.get_mut(pod) {
+                port.state = State::Down(format!("its move to worker {to} failed: {error}"));
+            }
+            return Err(error);
         }
-        let settled = crew.worker(to).settle(slot, luggage).map_err(ManagerError::failed)?;
         moved.held_ms = started.elapsed().as_secs_f64() * 1000.0;
-        moved.flows += settled.flows;
-        moved.flows_lost += settled.flows_lost;
-        if let Err(error) = settled.port
-            && let Some(port) = self.pods.get_mut(pod)
-        {
-            port.state = State::Down(format!("its socket cannot be polled by worker {to}: {error}"));
-        }
         if moved.flows_lost > 0 {
             tracing::warn!(%pod, to, lost = moved.flows_lost, "the pod's new worker has no room for all its flows");
         }
         tracing::info!(%pod, from, to, flows = moved.flows, ms = moved.held_ms.round(), "pod moved");
         Ok(moved)
+    }
+
+    /// The steps of a move that the workers take.
+    fn carry_over(&self, slot: PodSlot, moved: &mut Moved, tables: &Arc<Tables>) -> Result<(), ManagerError> {
+        let crew = self.crew()?;
+        let (from, to) = (crew.worker(moved.from), crew.worker(moved.to));
+        to.hold(slot).map_err(ManagerError::failed)?;
+        drop(crew.publish(tables).map_err(ManagerError::failed)?);
+        let luggage = from.release(slot).map_err(ManagerError::failed)?;
+        crew.drain().map_err(ManagerError::failed)?;
+        if luggage.has_more_flows() {
+            (moved.flows, moved.flows_lost) = move_flows(from, to, slot).map_err(ManagerError::failed)?;
+        }
+        let settled = to.settle(slot, luggage).map_err(ManagerError::failed)?;
+        moved.flows += settled.flows;
+        moved.flows_lost += settled.flows_lost;
+        settled.port.map_err(ManagerError::failed)
     }
 
     /// The tables in force with another home for a pod.

@@ -1,6 +1,6 @@
 //! Is the frame whole, from whom it claims, and meant for somebody here? ARP and neighbour discovery end here.
 
-use super::{From, Handed, Path, Shard, Stop};
+use super::{Path, Shard, Stop};
 use crate::counters::Blame;
 use crate::flow::PodSlot;
 use crate::ip::Ip;
@@ -9,59 +9,52 @@ use crate::reason::DropReason;
 use crate::responder::{self, Ends, Side};
 use crate::tables::{PodTable, Tables};
 
-/// Parses the frame and checks who sends it to whom.
+/// A frame's first bytes, and the length of all of it.
+pub(super) type Bytes<'a> = (&'a [u8], usize);
+
+/// Parses a frame from the trunk and checks who sends it to whom.
 #[inline(always)]
-pub(super) fn guard<P>(
-    head: &[u8],
-    total: usize,
-    from: From,
+pub(super) fn from_trunk<P>(
+    bytes: Bytes<'_>,
+    vlan: u16,
     tables: &Tables,
     shard: &mut Shard<P>,
 ) -> Result<(Packet, Path), Stop> {
     let unknown = Stop::Drop(DropReason::VlanUnknown, Blame::Nobody);
-    let (slot, side, tagged, blame, nobody) = match from {
-        From::Trunk { vlan } | From::Peer(Handed::Trunk { vlan }) => {
-            let Some(slot) = tables.slot_of_vlan(vlan) else { return Err(unknown) };
-            (slot, Side::Trunk, false, Blame::Ingress(slot), unknown)
-        }
-        From::Pod { slot, tagged } => {
-            let blame = Blame::Egress(slot);
-            (slot, Side::Pod, tagged, blame, Stop::Drop(DropReason::PortUnknown, blame))
-        }
-        From::Peer(Handed::Pod) => return let_out(head, total, tables, shard),
-    };
-    let Some(pod) = tables.pod(slot) else { return Err(nobody) };
-    let drop = |reason| Stop::Drop(reason, blame);
-    let packet = match packet::parse(head, total, tagged).map_err(drop)? {
-        Parsed::Ip(packet) if !packet.is_neighbour_discovery() => packet,
-        other => {
-            return Err(
-                respond(head, &other, side, (slot, pod), shard).map_or_else(drop, |()| Stop::Consumed)
-            );
-        }
-    };
-    let path = match side {
-        Side::Trunk => {
-            towards_pod(head, &packet, pod).map_err(drop)?;
-            Path { source: None, destination: Some(slot), elsewhere: None }
-        }
-        Side::Pod => {
-            from_pod(head, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
-            match tagged {
-                true => Path { source: Some(slot), destination: None, elsewhere: None },
-                false => shard.path_to(
-                    Some(slot),
-                    tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?,
-                ),
-            }
-        }
-    };
-    Ok((packet, path))
+    let slot = tables.slot_of_vlan(vlan).ok_or(unknown)?;
+    let pod = tables.pod(slot).ok_or(unknown)?;
+    let drop = |reason| Stop::Drop(reason, Blame::Ingress(slot));
+    let packet = parse(bytes, false, (Side::Trunk, slot, pod), shard, drop)?;
+    towards_pod(bytes.0, &packet, pod).map_err(drop)?;
+    Ok((packet, Path { source: None, destination: Some(slot), elsewhere: None }))
 }
 
-/// What another worker's pod may send to a pod of this node, by the policy of the one that sends.
-#[inline(never)]
-fn let_out<P>(head: &[u8], total: usize, tables: &Tables, shard: &Shard<P>) -> Result<(Packet, Path), Stop> {
+/// The same for a frame from a pod. `tagged`: it is for the trunk.
+#[inline(always)]
+pub(super) fn from_pod<P>(
+    bytes: Bytes<'_>,
+    slot: PodSlot,
+    tagged: bool,
+    tables: &Tables,
+    shard: &mut Shard<P>,
+) -> Result<(Packet, Path), Stop> {
+    let drop = |reason| Stop::Drop(reason, Blame::Egress(slot));
+    let pod = tables.pod(slot).ok_or(drop(DropReason::PortUnknown))?;
+    let packet = parse(bytes, tagged, (Side::Pod, slot, pod), shard, drop)?;
+    of_pod(bytes.0, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
+    if tagged {
+        return Ok((packet, Path { source: Some(slot), destination: None, elsewhere: None }));
+    }
+    let local = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
+    Ok((packet, shard.path_to(Some(slot), local)))
+}
+
+/// The same for what another worker's pod may send to a pod of this node, by the policy of the one that sends.
+pub(super) fn let_out<P>(
+    (head, total): Bytes<'_>,
+    tables: &Tables,
+    shard: &Shard<P>,
+) -> Result<(Packet, Path), Stop> {
     let drop = |reason| Stop::Drop(reason, Blame::Nobody);
     let Parsed::Ip(packet) = packet::parse(head, total, false).map_err(drop)? else {
         return Err(drop(DropReason::EthertypeUnknown));
@@ -70,7 +63,25 @@ fn let_out<P>(head: &[u8], total: usize, tables: &Tables, shard: &Shard<P>) -> R
     Ok((packet, shard.path_to(None, local)))
 }
 
-/// What the responder handles ends here.
+/// Parses; what the responder handles ends here.
+#[inline(always)]
+fn parse<P>(
+    (head, total): Bytes<'_>,
+    tagged: bool,
+    (side, slot, pod): (Side, PodSlot, &PodTable),
+    shard: &mut Shard<P>,
+    drop: impl Fn(DropReason) -> Stop,
+) -> Result<Packet, Stop> {
+    match packet::parse(head, total, tagged).map_err(&drop)? {
+        Parsed::Ip(packet) if !packet.is_neighbour_discovery() => Ok(packet),
+        other => {
+            respond(head, &other, side, (slot, pod), shard).map_err(drop)?;
+            Err(Stop::Consumed)
+        }
+    }
+}
+
+/// Hands ARP and neighbour discovery to the responder.
 #[cold]
 fn respond<P>(
     head: &[u8],
@@ -107,7 +118,7 @@ fn towards_pod(head: &[u8], packet: &Packet, pod: &PodTable) -> Result<(), DropR
 
 /// EC2's source/destination check, from the pod. Its MAC is learned from its first frame if it has not answered yet.
 #[inline]
-fn from_pod(
+fn of_pod(
     head: &[u8],
     packet: &Packet,
     pod: &PodTable,

@@ -330,6 +330,7 @@ impl Worker {
                 Command::Attach(slot, host, port, reply) => {
                     let done = self.put_port(Place::of(Some(slot)), port);
                     self.shard.links.attached(slot, host);
+                    self.arrive(slot);
                     let _sent = reply.send(done);
                 }
                 Command::Detach(slot, reply) => {

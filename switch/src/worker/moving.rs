@@ -119,10 +119,16 @@ impl Worker {
             step::take_fragments(&mut self.shard, packet, &mut self.decided);
         }
         self.carry_out();
+        let put = port.map_or(Ok(()), |port| self.put_port(Place::of(Some(slot)), port));
+        self.arrive(slot);
+        Settled { flows: taken, flows_lost: flows.len() as u64 - taken, port: put }
+    }
+
+    /// The pod is at home here now: deals with what was held for it, if anything was.
+    pub(super) fn arrive(&mut self, slot: PodSlot) {
         if let Some(presence) = self.shard.presence.get_mut(slot.index()) {
             *presence = Presence::Here;
         }
-        let put = port.map_or(Ok(()), |port| self.put_port(Place::of(Some(slot)), port));
         let mut held = self.held.remove(&slot).unwrap_or_default();
         let now = clock::now();
         while !held.is_empty() {
@@ -132,7 +138,6 @@ impl Worker {
             self.received = batch;
             self.transmit();
         }
-        Settled { flows: taken, flows_lost: flows.len() as u64 - taken, port: put }
     }
 
     /// Frees what is held for pods that never came; the thread ends.
