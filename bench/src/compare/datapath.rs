@@ -16,6 +16,7 @@ use crate::report::{Failure, Report};
 mod cases;
 mod cpu;
 mod espalier;
+mod fastpath;
 mod goals;
 mod kernel;
 mod load;
@@ -60,6 +61,8 @@ pub enum Kind {
     NftSets,
     /// The same as a linear chain of rules.
     NftChain,
+    /// A prototype: flows that are known take a short cut in XDP.
+    XdpShortCut,
 }
 
 impl Kind {
@@ -71,6 +74,7 @@ impl Kind {
             Self::OvsDpdk => "ovs-dpdk",
             Self::NftSets => "nft-sets",
             Self::NftChain => "nft-chain",
+            Self::XdpShortCut => "xdp-short-cut",
         }
     }
 
@@ -93,6 +97,9 @@ enum Device {
     },
     /// The namespace is the device.
     Kernel,
+    ShortCut {
+        _program: fastpath::ShortCut,
+    },
 }
 
 /// What all rounds share.
@@ -225,6 +232,7 @@ impl Comparison {
                 kernel::start(site, form, &setup.rules())?;
                 Device::Kernel
             }
+            Kind::XdpShortCut => Device::ShortCut { _program: fastpath::ShortCut::start(site)? },
         })
     }
 }
@@ -235,7 +243,11 @@ fn offer(site: &Site, setup: &Setup, case: &Case) -> Result<Offer> {
     Ok(Offer {
         way: case.way,
         traffic: site.traffic(case.way, case.size, case.flows, tagged)?,
-        answers: site.answers(case.way, case.flows, tagged)?,
+        // The short cut is one way.
+        answers: match setup.kind {
+            Kind::XdpShortCut => None,
+            _ => site.answers(case.way, case.flows, tagged)?,
+        },
     })
 }
 

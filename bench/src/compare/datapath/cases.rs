@@ -96,7 +96,7 @@ pub(super) fn variants(kind: Kind) -> &'static [Variant] {
     match kind {
         Kind::Raw => &[Batch(16), Batch(32), Batch(256), Ring(512), Ring(8192), ThreadedPods],
         Kind::Espalier => &[ThreadedPods],
-        Kind::OvsDpdk | Kind::NftSets | Kind::NftChain => &[],
+        Kind::OvsDpdk | Kind::NftSets | Kind::NftChain | Kind::XdpShortCut => &[],
     }
 }
 
@@ -129,7 +129,7 @@ impl Setup {
             variant => format!(", {variant:?}"),
         };
         match self.kind {
-            Kind::Raw => format!("{}{variant}", self.kind.label()),
+            Kind::Raw | Kind::XdpShortCut => format!("{}{variant}", self.kind.label()),
             kind => format!("{}, {} rules{variant}", kind.label(), self.rules),
         }
     }
@@ -165,9 +165,10 @@ impl Case {
 fn main_cases(kind: Kind, quick: bool) -> Vec<Case> {
     let sizes: &[Size] = if quick { &[SMALL] } else { &SIZES };
     let mut cases = Vec::new();
-    for way in WAYS {
+    let ways = if kind == Kind::XdpShortCut { &WAYS[..1] } else { &WAYS };
+    for way in ways.iter().copied() {
         for size in sizes.iter().copied() {
-            let latency = way == Way::FromTrunk && size == SMALL && !quick;
+            let latency = way == Way::FromTrunk && size == SMALL && !quick && kind != Kind::XdpShortCut;
             cases.push(Case { way, size, flows: FLOWS, latency });
         }
     }
