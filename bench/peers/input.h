@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <signal.h>
+#include <sys/prctl.h>
 
 struct prefix { uint32_t address, len, value; };
 struct rule { uint32_t address, len, protocol, first, last; };
@@ -31,6 +33,9 @@ static void *read_list(FILE *file, size_t size, uint32_t count)
 static struct input read_input(const char *path)
 {
 	struct input input;
+
+	/* A peer in the middle of a long fill reads no end of input: it goes with whoever started it, however that ends. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	uint32_t counts[3];
 	FILE *file = fopen(path, "rb");
 	if (!file || fread(counts, sizeof counts, 1, file) != 1) {
