@@ -12,4 +12,5 @@ mod ec2;
 mod kit;
 mod lab;
 mod rbac;
+mod scale;
 mod site;

@@ -7,7 +7,7 @@ use espalier_control::facts::Wanted;
 use super::world::{BRISK, ONCE, start_at};
 use crate::kit::big_ec2::{BigEc2, Size, group, pod_interface};
 
-const SIZE: Size = Size { pods: 250, groups: 1000, rules_per_group: 60, interfaces: 12_500, addresses: 8 };
+const SIZE: Size = Size::LARGE;
 
 /// The machine may be busy with other tests; the figures in docs/PERFORMANCE.md are of a quiet one.
 const PATIENCE: Duration = Duration::from_secs(120);

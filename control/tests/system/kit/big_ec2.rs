@@ -20,6 +20,12 @@ pub(crate) struct Size {
     pub(crate) addresses: usize,
 }
 
+impl Size {
+    /// 250 pods, 1,000 groups, 60,000 rules, 100,000 members.
+    pub(crate) const LARGE: Self =
+        Self { pods: 250, groups: 1000, rules_per_group: 60, interfaces: 12_500, addresses: 8 };
+}
+
 /// The server; it ends when dropped.
 pub(crate) struct BigEc2 {
     server: Server,
