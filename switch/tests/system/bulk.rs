@@ -10,7 +10,7 @@ use espalier_lab::Scenario;
 use espalier_lab::netns::NetNs;
 use serde_json::Value;
 
-use crate::site::{FAR, OPEN, POD_A, POD_B, Site, wait_for};
+use crate::site::{FAR, OPEN, POD_A, POD_B, Site, is_at_rest, wait_for};
 use crate::traffic::{connection, transfer};
 
 const TRANSFER: usize = 200_000_000;
@@ -66,10 +66,7 @@ fn carries_much(mtu: u32, checksums: Checksums) {
 
     let after = site.assert_balanced();
     // Ports that were busy may keep more to receive into than before; nothing else may.
-    let returned = wait_for(|| {
-        let frames = site.status().frames;
-        frames.free + frames.fill == before.frames.total
-    });
+    let returned = wait_for(|| is_at_rest(&site.status().frames));
     assert!(returned, "frames before {:?}, after {:?}", before.frames, site.status().frames);
     assert_eq!(after.problems, Vec::<String>::new());
     for namespace in [a, b, far] {

@@ -9,7 +9,7 @@ use espalier_api::{Query, Snapshot, Vlan};
 use espalier_lab::Scenario;
 use serde_json::json;
 
-use crate::site::{FAR, OPEN, POD_A, Site, growth, wait_for};
+use crate::site::{FAR, OPEN, POD_A, Site, growth, is_at_rest, wait_for};
 use crate::traffic::{answers, connection, converses, steady, udp, udp_echo};
 
 const UDP: &str = "10.0.1.10:7";
@@ -157,9 +157,8 @@ fn a_vanished_veth_takes_the_port_down_and_a_new_one_up() {
     drop(echo);
     assert_eq!(site.status().problems, Vec::<String>::new());
     // The new port may have been given more or less to begin with than the old one.
-    let whole =
-        |now: espalier_api::control::Frames| now.fill > less.fill && now.free + now.fill == frames.total;
-    assert!(wait_for(|| whole(site.status().frames)), "{frames:?} {:?}", site.status().frames);
+    let restored = |now: espalier_api::control::Frames| now.fill > less.fill && is_at_rest(&now);
+    assert!(wait_for(|| restored(site.status().frames)), "{frames:?} {:?}", site.status().frames);
     site.assert_balanced();
 }
 

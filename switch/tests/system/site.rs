@@ -170,6 +170,11 @@ fn is_whole(frames: &Frames) -> bool {
     free + fill + rx + worker + tx == total
 }
 
+/// Whether no frame is under way: ports that were busy may keep more of them to receive into than before.
+pub(crate) fn is_at_rest(frames: &Frames) -> bool {
+    frames.free + frames.fill == frames.total
+}
+
 /// What was counted between two looks, by label, without zeroes.
 pub(crate) fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let grown = after.iter().map(|(label, now)| (label.clone(), now - before.get(label).unwrap_or(&0)));

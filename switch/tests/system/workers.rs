@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::flows::{WAYS, at, marked};
 use crate::live::{ONLY_UDP, TCP, scenario};
-use crate::site::{FAR, OPEN, POD_A, POD_B, Site, WORKERS, wait_for};
+use crate::site::{FAR, OPEN, POD_A, POD_B, Site, WORKERS, is_at_rest, wait_for};
 use crate::traffic::{Running, answers, carries, connection, converses, steady, transfer, udp, udp_echo};
 
 mod moves;
@@ -89,7 +89,7 @@ fn all_kinds(site: Site) {
         assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stdout));
     }
     let status = assert_handed_over(&site);
-    assert_eq!(status.frames.free + status.frames.fill, status.frames.total, "{:?}", status.frames);
+    assert!(is_at_rest(&status.frames), "{:?}", status.frames);
 }
 
 /// Whether a datagram of any length comes back.
@@ -152,16 +152,17 @@ fn connections_go_on_over_restarts_with_another_number_of_workers() {
     }
 }
 
-/// A pod that sends as fast as it can.
+/// A pod that sends bursts a ring cannot take. Not without end: the kernel's backlog is shared with other tests.
 fn flood(namespace: &NetNs, to: &str) -> Running<u64> {
     let socket = udp(namespace, "0.0.0.0:0", Duration::from_secs(1));
     socket.connect(to).unwrap();
     Running::start(move |stop| {
         let mut sent = 0;
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-            for _ in 0..64 {
+            for _ in 0..256 {
                 sent += u64::from(socket.send(&[0; 1000]).is_ok());
             }
+            std::thread::sleep(Duration::from_millis(5));
         }
         sent
     })
@@ -177,14 +178,14 @@ fn a_pod_that_floods_the_trunk_does_not_starve_another() {
     let quiet = steady(site.namespace("t/b").unwrap(), "0.0.0.0:0", &to);
     // Nobody listens: what comes back are errors, which are few.
     let noise = flood(site.namespace("t/a").unwrap(), &format!("{FAR}:9"));
-    let until = Instant::now() + Duration::from_secs(3);
-    assert!(wait_for(|| Instant::now() > until && site.pod("t/a").counters.rx > 20_000));
+    let until = Instant::now() + Duration::from_secs(2);
+    assert!(wait_for(|| Instant::now() > until && site.pod("t/a").counters.rx > 5_000));
     let sent = noise.stop();
     let quiet = quiet.stop();
-    assert!(sent > 20_000, "no flood: {sent}");
+    assert!(sent > 5_000, "no flood: {sent}");
     assert!(quiet.sent > 50 && quiet.answered == quiet.sent, "{quiet:?} beside {sent}");
     let status = site.assert_balanced();
-    assert_eq!(status.frames.worker + status.frames.tx, 0, "{:?}", status.frames);
+    assert!(is_at_rest(&status.frames), "{:?}", status.frames);
     let b = site.pod("t/b").counters;
     assert!(!b.egress_dropped.contains_key("transmit-ring-full"), "{b:?}");
 }
