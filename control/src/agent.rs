@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use espalier_api::agent::{AgentPodState, ProblemReason};
+use espalier_api::agent::AgentPodState;
 use tokio::sync::watch;
 
 use crate::cluster::{Cluster, ClusterSource};
@@ -70,6 +70,8 @@ pub struct View {
     pub facts: Arc<Facts>,
     /// What is desired.
     pub desired: Arc<Desired>,
+    /// The draft ordered last.
+    pub ordered: Option<Arc<Draft>>,
     /// How far the switch is.
     pub progress: Progress,
     /// When the loop last went round.
@@ -192,6 +194,7 @@ impl Loop {
             cluster,
             facts,
             desired: Arc::clone(&self.desired),
+            ordered: self.ordered.clone(),
             progress,
             alive: SystemTime::now(),
         }
@@ -256,20 +259,11 @@ impl Loop {
 impl View {
     /// Whether everything has been read at least once and the switch enforces what is desired.
     pub fn is_ready(&self) -> bool {
-        let waits = |reason| {
-            matches!(
-                reason,
-                ProblemReason::SwitchUnavailable
-                    | ProblemReason::SwitchTaken
-                    | ProblemReason::SnapshotRefused
-            )
-        };
-        self.desired.draft.is_some()
-            && self.facts.complete
-            && self.progress.connected
-            && self.progress.enforced.is_some()
-            && self.progress.enforced == self.progress.desired
-            && !self.progress.problem.as_ref().is_some_and(|problem| waits(problem.reason))
+        let enforced = self.progress.last.as_ref().map(|last| &last.draft);
+        let same =
+            enforced.zip(self.ordered.as_ref()).is_some_and(|(last, ordered)| Arc::ptr_eq(last, ordered));
+        let whole = self.desired.draft.is_some() && !self.desired.pending && self.facts.complete;
+        whole && same && self.progress.connected && self.progress.problem.is_none()
     }
 
     /// Pods by state.

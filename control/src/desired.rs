@@ -97,6 +97,8 @@ pub struct Desired {
     pub draft: Option<Draft>,
     /// The pods that have or should have groups.
     pub pods: Vec<AgentPod>,
+    /// Whether a pod waits for an answer that is under way.
+    pub pending: bool,
     /// What is wrong.
     pub problems: BTreeSet<Problem>,
 }
@@ -181,6 +183,7 @@ impl<'a> Work<'a> {
             self.out.problems.insert(problem);
             return Fate { state: AgentPodState::Held, reason: Some(conflict) };
         }
+        self.out.pending |= choice.pending;
         if let Some(waiting) = &choice.waiting {
             let problem = Problem::new(ProblemReason::Waiting, &pod.name, waiting.clone());
             self.out.problems.insert(problem);
@@ -258,6 +261,10 @@ impl<'a> Work<'a> {
         let (true, Ok(trunk)) = (cluster.synced.contains("pods"), &places.trunk) else {
             return self.out;
         };
+        // The first state is whole: half of it would be enforced for the moment it takes to learn the rest.
+        if previous.is_none() && (self.out.pending || !facts.complete) {
+            return self.out;
+        }
         let policies_needed = rules.group_source == GroupSource::Policy;
         if policies_needed && !cluster.synced.contains("securitygrouppolicies") {
             return self.out;

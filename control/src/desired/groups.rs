@@ -18,6 +18,8 @@ pub(super) struct Choice {
     pub(super) on_rule_change: OnRuleChange,
     /// Why the pod cannot be drafted yet.
     pub(super) waiting: Option<String>,
+    /// Whether it waits for an answer that is under way.
+    pub(super) pending: bool,
     /// Why some of the groups allow nothing.
     pub(super) lacking: Vec<String>,
     /// Worth knowing, though nothing is wrong.
@@ -93,6 +95,7 @@ fn of_interface(inputs: &Inputs, eni: &espalier_api::EniId, choice: &mut Choice)
     } else if facts.failed_interfaces.contains(eni) {
         format!("{eni} could not be read from EC2")
     } else {
+        choice.pending = true;
         format!("{eni} is being looked up in EC2")
     };
     choice.waiting = Some(message);
@@ -115,7 +118,10 @@ fn of_policies(inputs: &Inputs, selecting: &[&Policy], choice: &mut Choice) {
 
 fn named(inputs: &Inputs, policy: &Policy, selector: &GroupSelector, choice: &mut Choice) {
     match inputs.facts.resolved.get(selector).map(Vec::as_slice) {
-        None => choice.waiting = Some(format!("group {selector} is being looked up in EC2")),
+        None => {
+            choice.pending = true;
+            choice.waiting = Some(format!("group {selector} is being looked up in EC2"));
+        }
         Some([]) => lack(choice, policy, format!("no group of the VPC is {selector}")),
         Some([_, _, ..]) if matches!(selector, GroupSelector::Name(_)) => {
             lack(choice, policy, format!("several groups are {selector}: name one by its id"));
@@ -155,6 +161,7 @@ fn check_known(inputs: &Inputs, pod: &PodFacts, choice: &mut Choice) {
         } else if facts.failed_groups.contains(group) {
             choice.waiting = Some(format!("{group} could not be read from EC2"));
         } else {
+            choice.pending = true;
             choice.waiting = Some(format!("{group} is being looked up in EC2"));
         }
     }

@@ -317,6 +317,8 @@ fn a_pod_waits_for_facts_and_a_running_one_keeps_what_it_has_meanwhile() {
         serde_json::json!({"podSelector": {}, "securityGroups": {"groupIds": ["sg-2", "sg-77"]}}),
     );
     let fresh = run(GroupSource::Policy, &cluster, &facts(&[]), None);
+    assert!(fresh.draft.is_none() && fresh.pending);
+    let fresh = run(GroupSource::Policy, &cluster, &facts(&[]), Some(&Draft::default()));
     assert!(fresh.draft.unwrap().pods.is_empty());
     let during = run(GroupSource::Policy, &cluster, &facts(&[]), before.draft.as_ref());
     assert_eq!(during.draft, before.draft);
@@ -338,6 +340,7 @@ fn without_ec2_the_last_known_rules_serve_and_new_pods_wait() {
     dark.failed_interfaces.insert("eni-1".parse().unwrap());
     let after = run(GroupSource::Eni, &with(GOOD), &dark, before.draft.as_ref());
     assert_eq!(after.draft.unwrap(), before.draft.unwrap());
+    dark.complete = true;
     assert!(run(GroupSource::Eni, &with(GOOD), &dark, None).draft.unwrap().pods.is_empty());
 }
 
