@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use espalier_api::GroupId;
+use espalier_api::agent::{AgentPodState, ProblemReason};
 use serde_json::json;
 
 use crate::site::{PORTS, Site, everything, tcp_from};
@@ -149,4 +150,85 @@ async fn a_second_agent_and_an_operator_are_told_who_feeds_the_switch() {
     assert!(log.contains("switch-taken"), "{log}");
     site.kill_agent();
     second.until_says("the switch's lease is held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_cloud_files_do_and_a_pod_without_its_groups_is_denied_where_set() {
+    let mut site = Site::new(&["--group-source", "policy"]).await;
+    let (objects, facts) = (site.subfolder("objects"), site.subfolder("facts"));
+    let snapshot = site.lab.scenario().snapshot().unwrap();
+    let pod = |index: usize, app: &str| {
+        let pod = &snapshot.pods[index];
+        let branch = json!([{"eniId": pod.eni_id, "ifAddress": pod.mac, "privateIp": pod.addresses[0], "vlanId": pod.vlan,
+            "subnetCidr": "10.0.1.0/24"}]);
+        let branch =
+            if app.is_empty() { json!({}) } else { json!({"vpc.amazonaws.com/pod-eni": branch.to_string()}) };
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "t", "name": pod.name.name(), "uid": format!("u{index}{app}"), "annotations": branch,
+                "labels": {"app": if app.is_empty() { "server" } else { app }}},
+            "spec": {"containers": []}, "status": {"podIP": pod.addresses[0]}})
+    };
+    let policy = |name: &str, groups: serde_json::Value| {
+        json!({"apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
+            "metadata": {"namespace": "t", "name": name, "annotations": {"espalier.dev/groups": groups}},
+            "spec": {"podSelector": {"matchLabels": {"app": name}}}})
+    };
+    let rules = |port: u16| {
+        json!({"SecurityGroups": [
+            {"GroupId": "sg-c", "GroupName": "client",
+                "IpPermissionsEgress": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]},
+            {"GroupId": "sg-s", "GroupName": "server", "Tags": [{"Key": "tier", "Value": "server"}],
+                "IpPermissions": [{"IpProtocol": "tcp", "FromPort": port, "ToPort": port,
+                    "UserIdGroupPairs": [{"GroupId": "sg-c"}]}]}]})
+        .to_string()
+    };
+    std::fs::write(facts.join("vpc.json"), r#"{"Vpcs": [{"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}]}"#)
+        .unwrap();
+    std::fs::write(facts.join("groups.json"), rules(PORTS[0])).unwrap();
+    std::fs::write(objects.join("a.json"), pod(0, "client").to_string()).unwrap();
+    std::fs::write(objects.join("b.json"), pod(1, "server").to_string()).unwrap();
+    std::fs::write(objects.join("c.json"), policy("client", json!("name=client")).to_string()).unwrap();
+    std::fs::write(objects.join("s.json"), policy("server", json!("tag:tier=server")).to_string()).unwrap();
+    site.flag("--kubernetes", &objects);
+    site.flag("--ec2", &facts);
+    site.start_agent();
+    site.ready();
+    site.until_connects("t/a", B, PORTS[0], true);
+    std::fs::write(facts.join("groups.json"), rules(PORTS[1])).unwrap();
+    site.until_connects("t/a", B, PORTS[1], true);
+    site.until_connects("t/a", B, PORTS[0], false);
+
+    // A file that is cut short is named, and what it said before stays.
+    std::fs::write(facts.join("groups.json"), &rules(PORTS[0])[..40]).unwrap();
+    let status = site.until("the bad file", |status| {
+        status.problems.iter().any(|problem| problem.reason == ProblemReason::FileInvalid)
+    });
+    assert!(status.problems.iter().any(|problem| problem.subject.ends_with("groups.json")), "{status:#?}");
+    site.until_connects("t/a", B, PORTS[1], true);
+    std::fs::write(facts.join("groups.json"), rules(PORTS[1])).unwrap();
+
+    // The server comes back without a branch: first the kernel carries it, then its namespace denies it.
+    std::fs::write(objects.join("b.json"), pod(1, "").to_string()).unwrap();
+    site.until("the report", |status| status.pods.iter().any(|pod| pod.state == AgentPodState::Kernel));
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "t", "annotations": {"espalier.dev/unprotected-pods": "deny"}}});
+    std::fs::write(objects.join("n.json"), namespace.to_string()).unwrap();
+    site.until("the denial", |status| {
+        status.ready && status.pods.iter().any(|pod| pod.state == AgentPodState::Denied)
+    });
+    let pods = site.lab.control().pods().unwrap();
+    let denied = pods.iter().find(|pod| pod.name.name() == "b").unwrap();
+    assert_eq!(denied.security_groups[0].as_str(), "sg-denied");
+    site.until_connects("t/b", "10.0.2.20", 80, false);
+    let dropped = || {
+        let pods = site.lab.control().pods().unwrap();
+        let pod = pods.into_iter().find(|pod| pod.name.name() == "b").unwrap();
+        pod.counters.egress_dropped.values().sum::<u64>()
+    };
+    let before = dropped();
+    let counted = crate::site::wait_for(|| {
+        let _refused = site.connects("t/b", "10.0.2.20", 80);
+        dropped() > before
+    });
+    assert!(counted, "what a denied pod sends is dropped by the switch, and counted");
 }

@@ -111,6 +111,18 @@ impl Site {
         }));
     }
 
+    /// A folder that lasts as long as the site.
+    pub(crate) fn subfolder(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// A further flag for the agents started from now on.
+    pub(crate) fn flag(&mut self, name: &str, value: &Path) {
+        self.flags.extend([name.to_owned(), value.display().to_string()]);
+    }
+
     /// Starts the agent; again after it was killed.
     pub(crate) fn start_agent(&mut self) {
         self.agent = Some(self.spawn_agent("agent"));
