@@ -67,7 +67,7 @@ pub enum Kind {
 
 impl Kind {
     /// Name in the table.
-    pub fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Espalier => "espalier",
@@ -212,7 +212,7 @@ impl Comparison {
         }
         if let (Device::Espalier { switch }, Some(case)) = (&device, setup.cases.first()) {
             let unaccounted = espalier::unaccounted(switch, &bed, &offer(&site, setup, case)?)?;
-            self.samples.add(round, "datapath/accounting", Kind::Espalier.label(), "frames", unaccounted);
+            self.samples.add(round, cases::ACCOUNTING, Kind::Espalier.label(), "frames", unaccounted);
         }
         drop(device);
         Ok(())

@@ -18,6 +18,8 @@ pub(super) const WAYS: [Way; 3] = [Way::FromTrunk, Way::ToTrunk, Way::PodToPod];
 /// The case that everything is compared on.
 pub(super) const SMALL: Size = Size::Bytes(64);
 
+/// Frames that nobody can tell the end of.
+pub(super) const ACCOUNTING: &str = "datapath/accounting";
 /// Attaching 250 pods.
 pub(super) const ATTACH: &str = "datapath/250-pods/attach";
 /// 250 idle pods.
