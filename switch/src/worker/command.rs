@@ -291,7 +291,7 @@ pub(super) fn ask_all<T>(
 }
 
 impl Worker {
-    /// Does what was asked since the last batch. `false`: the thread ends. A reply nobody waits for is dropped.
+    /// Does what was asked since the last batch. `false`: the thread ends.
     pub(super) fn obey(&mut self) -> bool {
         loop {
             let command = match self.commands.try_recv() {
@@ -301,63 +301,47 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return false,
             };
             match command {
-                Command::Publish(tables, reply) => {
-                    let _sent = reply.send(self.adopt(tables));
-                }
-                Command::AttachTrunk(port, all, reply) => {
-                    let _sent = reply.send(self.put_trunk(port, all));
-                }
-                Command::DetachTrunk(reply) => {
-                    let _sent = reply.send(self.take_trunk());
-                }
+                Command::Publish(tables, reply) => answer(reply, self.adopt(tables)),
+                Command::AttachTrunk(port, all, reply) => answer(reply, self.put_trunk(port, all)),
+                Command::DetachTrunk(reply) => answer(reply, self.take_trunk()),
                 Command::Drain(reply) => {
                     self.drain(clock::now());
-                    let _sent = reply.send(());
+                    answer(reply, ());
                 }
                 Command::Hold(slot, reply) => {
                     self.hold(slot);
-                    let _sent = reply.send(());
+                    answer(reply, ());
                 }
-                Command::Release(slot, reply) => {
-                    let _sent = reply.send(Box::new(self.release(slot)));
-                }
-                Command::TakeFlows(slot, budget, reply) => {
-                    let _sent = reply.send(self.take_flows(slot, budget));
-                }
-                Command::Settle(slot, luggage, reply) => {
-                    let _sent = reply.send(self.settle(slot, *luggage));
-                }
+                Command::Release(slot, reply) => answer(reply, Box::new(self.release(slot))),
+                Command::TakeFlows(slot, budget, reply) => answer(reply, self.take_flows(slot, budget)),
+                Command::Settle(slot, luggage, reply) => answer(reply, self.settle(slot, *luggage)),
                 Command::Attach(slot, host, port, reply) => {
                     let done = self.put_port(Place::of(Some(slot)), port);
                     self.shard.links.attached(slot, host);
                     self.arrive(slot);
-                    let _sent = reply.send(done);
+                    answer(reply, done);
                 }
                 Command::Detach(slot, reply) => {
                     let port = self.take_port(Place::of(Some(slot)));
                     self.shard.links.detached(slot);
-                    let _sent = reply.send(port);
+                    answer(reply, port);
                 }
-                Command::Free(slot, reply) => {
-                    let _sent = reply.send(self.free_slot(slot));
-                }
+                Command::Free(slot, reply) => answer(reply, self.free_slot(slot)),
                 Command::Absorb(frames) => frames.into_iter().for_each(|frame| self.pool.free(frame)),
                 Command::ListFlows(filter, cursor, limit, reply) => {
-                    let _sent = reply.send(self.list_flows(&filter, cursor, limit, clock::now()));
+                    answer(reply, self.list_flows(&filter, cursor, limit, clock::now()))
                 }
                 Command::DropFlows(filter, cursor, limit, reply) => {
-                    let _sent = reply.send(self.drop_flows(&filter, cursor, limit, clock::now()));
+                    answer(reply, self.drop_flows(&filter, cursor, limit, clock::now()))
                 }
                 Command::TakeChanges(mut page, reply) => {
                     let more = self.shard.flows.take_changes(clock::now(), &mut page);
-                    let _sent = reply.send((page, more));
+                    answer(reply, (page, more));
                 }
                 Command::RestoreFlows(flows, reply) => {
-                    let _sent = reply.send(self.restore_flows(&flows, clock::now()));
+                    answer(reply, self.restore_flows(&flows, clock::now()))
                 }
-                Command::Report(reply) => {
-                    let _sent = reply.send(Box::new(self.report()));
-                }
+                Command::Report(reply) => answer(reply, Box::new(self.report())),
                 Command::Stop => return false,
             }
         }
@@ -407,4 +391,9 @@ impl Worker {
         }
         reports
     }
+}
+
+/// Replies; nobody may wait for it any more.
+fn answer<T>(reply: Sender<T>, value: T) {
+    let _sent = reply.send(value);
 }

@@ -107,24 +107,7 @@ fn frame_of(event: Event) -> Option<(From, Vec<u8>)> {
             }
             Some((from, if let Sender::Out(pod) = sender { tagged(SLOTS[pod], frame) } else { frame }))
         }
-        Event::Fragment { from, part, id } => {
-            let mut frame = Vec::new();
-            let ends = [OWN[from][0], OWN[1 - from][0]]
-                .map(|text| text.parse::<std::net::Ipv4Addr>().unwrap().octets());
-            let macs = (POD_MAC[from], VETH_MAC[from]);
-            PacketBuilder::ethernet2(macs.0, macs.1)
-                .ipv4(ends[0], ends[1], 64)
-                .udp(4000, 7)
-                .write(&mut frame, &[id as u8; 56])
-                .unwrap();
-            let mut parts = crate::stages::fragments(&frame, 24);
-            let mut frame = parts.swap_remove(part);
-            frame[18..20].copy_from_slice(&id.to_be_bytes());
-            frame[24..26].fill(0);
-            let sum = espalier_switch::checksum::of(&frame[14..34]);
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
-            Some((local(SLOTS[from]), frame))
-        }
+        Event::Fragment { from, part, id } => Some((local(SLOTS[from]), fragment(from, part, id))),
         Event::Error { from, ports: (a, b) } => {
             let [own, other] =
                 [OWN[from][0], OWN[1 - from][0]].map(|text| text.parse::<std::net::Ipv4Addr>().unwrap());
@@ -139,6 +122,26 @@ fn frame_of(event: Event) -> Option<(From, Vec<u8>)> {
         }
         Event::Wait(_) | Event::Rules(_) => None,
     }
+}
+
+/// A part of a datagram from one pod to the other.
+fn fragment(from: usize, part: usize, id: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let ends =
+        [OWN[from][0], OWN[1 - from][0]].map(|text| text.parse::<std::net::Ipv4Addr>().unwrap().octets());
+    let macs = (POD_MAC[from], VETH_MAC[from]);
+    PacketBuilder::ethernet2(macs.0, macs.1)
+        .ipv4(ends[0], ends[1], 64)
+        .udp(4000, 7)
+        .write(&mut frame, &[id as u8; 56])
+        .unwrap();
+    let mut parts = crate::stages::fragments(&frame, 24);
+    let mut frame = parts.swap_remove(part);
+    frame[18..20].copy_from_slice(&id.to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = espalier_switch::checksum::of(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
 }
 
 /// Leaves a TCP checksum as Linux does for a NIC to complete: the sum of the pseudo-header.
