@@ -1,6 +1,6 @@
 //! A snapshot in the making: its big parts are shared with the facts, so that a change copies little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use espalier_api::agent::{Problem, ProblemReason};
@@ -113,8 +113,8 @@ impl Draft {
 /// What rules name.
 #[derive(Default)]
 struct References {
-    lists: BTreeSet<PrefixListId>,
-    groups: BTreeSet<GroupId>,
+    lists: HashSet<PrefixListId>,
+    groups: HashSet<GroupId>,
 }
 
 impl References {

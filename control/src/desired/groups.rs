@@ -1,5 +1,7 @@
 //! Which groups a pod is to have: those of its branch ENI, or those of the policies that select it.
 
+use std::collections::HashSet;
+
 use espalier_api::agent::{Problem, ProblemReason};
 use espalier_api::{GroupId, OnRuleChange};
 
@@ -104,13 +106,13 @@ fn of_interface(inputs: &Inputs, eni: &espalier_api::EniId, choice: &mut Choice)
 /// `policy`: the union, in the order of the policies' names.
 fn of_policies(inputs: &Inputs, selecting: &[&Policy], choice: &mut Choice) {
     for policy in selecting {
-        for group in &policy.groups {
-            add(&mut choice.groups, group);
-        }
+        choice.groups.extend(policy.groups.iter().cloned());
         for selector in &policy.named_groups {
             named(inputs, policy, selector, choice);
         }
     }
+    let mut seen = HashSet::new();
+    choice.groups.retain(|group| seen.insert(group.clone()));
     if !selecting.is_empty() && choice.groups.is_empty() && choice.waiting.is_none() {
         choice.waiting = Some("its policies name no group that could be found".to_owned());
     }
@@ -126,19 +128,13 @@ fn named(inputs: &Inputs, policy: &Policy, selector: &GroupSelector, choice: &mu
         Some([_, _, ..]) if matches!(selector, GroupSelector::Name(_)) => {
             lack(choice, policy, format!("several groups are {selector}: name one by its id"));
         }
-        Some(found) => found.iter().for_each(|group| add(&mut choice.groups, group)),
+        Some(found) => choice.groups.extend(found.iter().cloned()),
     }
 }
 
 fn lack(choice: &mut Choice, policy: &Policy, message: String) {
     choice.problems.push(Problem::new(ProblemReason::GroupUnresolved, &policy.name, message.clone()));
     choice.lacking.push(message);
-}
-
-fn add(groups: &mut Vec<GroupId>, group: &GroupId) {
-    if !groups.contains(group) {
-        groups.push(group.clone());
-    }
 }
 
 /// Whether the rules of every group can be had: now, from before, or not at all.

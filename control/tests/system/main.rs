@@ -8,6 +8,7 @@
 )]
 
 mod api_server;
+mod change;
 mod cluster;
 mod ec2;
 mod kit;
