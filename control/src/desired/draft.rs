@@ -1,6 +1,6 @@
 //! A snapshot in the making: its big parts are shared with the facts, so that a change copies little.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use espalier_api::agent::{Problem, ProblemReason};
@@ -26,6 +26,8 @@ pub struct Draft {
     pub members: BTreeMap<GroupId, Arc<Vec<Address>>>,
     /// Prefix lists that rules name.
     pub prefix_lists: BTreeMap<PrefixListId, Arc<PrefixList>>,
+    /// What each group's rules name, read once for each version of a group.
+    uses: BTreeMap<GroupId, Arc<References>>,
 }
 
 impl Draft {
@@ -46,6 +48,7 @@ impl Draft {
                 .into_iter()
                 .map(|list| (list.prefix_list_id.clone(), Arc::new(list)))
                 .collect(),
+            uses: BTreeMap::new(),
         }
     }
 
@@ -78,12 +81,19 @@ impl Draft {
         let mut problems = Vec::new();
         let ids: BTreeSet<&GroupId> = self.pods.values().flat_map(|pod| &pod.security_groups).collect();
         let mut used = References::default();
+        let mut uses = BTreeMap::new();
         let mut groups = BTreeMap::new();
         for id in ids {
             let last = previous.and_then(|previous| previous.groups.get(id));
             let last = last.filter(|_| !facts.absent_groups.contains(id));
             let group = facts.groups.get(id).or(last).cloned().unwrap_or_else(|| empty(id));
-            used.note(&group);
+            let known = previous.and_then(|previous| {
+                let same = previous.groups.get(id).is_some_and(|last| Arc::ptr_eq(last, &group));
+                previous.uses.get(id).filter(|_| same).cloned()
+            });
+            let own = known.unwrap_or_else(|| Arc::new(References::of(&group)));
+            used.add(&own);
+            uses.insert(id.clone(), own);
             groups.insert(id.clone(), group);
         }
         for id in used.lists {
@@ -106,28 +116,40 @@ impl Draft {
             }
         }
         self.groups = groups;
+        self.uses = uses;
         problems
     }
 }
 
 /// What rules name.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct References {
-    lists: HashSet<PrefixListId>,
-    groups: HashSet<GroupId>,
+    lists: BTreeSet<PrefixListId>,
+    groups: BTreeSet<GroupId>,
 }
 
 impl References {
-    fn note(&mut self, group: &SecurityGroup) {
+    fn of(group: &SecurityGroup) -> Self {
+        let mut own = Self::default();
         for rule in &group.rules {
             match &rule.target {
-                RuleTarget::PrefixList(id) if !self.lists.contains(id) => {
-                    self.lists.insert(id.clone());
+                RuleTarget::PrefixList(id) if !own.lists.contains(id) => {
+                    own.lists.insert(id.clone());
                 }
-                RuleTarget::Group(reference) if !self.groups.contains(&reference.group_id) => {
-                    self.groups.insert(reference.group_id.clone());
+                RuleTarget::Group(reference) if !own.groups.contains(&reference.group_id) => {
+                    own.groups.insert(reference.group_id.clone());
                 }
                 _ => {}
+            }
+        }
+        own
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.lists.extend(other.lists.iter().cloned());
+        for id in &other.groups {
+            if !self.groups.contains(id) {
+                self.groups.insert(id.clone());
             }
         }
     }
