@@ -6,7 +6,7 @@ use espalier_api::agent::ProblemReason;
 use espalier_control::facts::Facts;
 
 use super::world::{
-    BRISK, Source, World, from_cidr, from_group, from_list, groups, interfaces, members, problems, rules,
+    BRISK, Source, World, from_cidr, from_group, groups, interfaces, members, problems, rules,
 };
 use crate::kit::fault_proxy::Fault;
 
@@ -96,10 +96,7 @@ async fn cut_late_and_missing_answers_are_tried_again_and_then_named() {
 #[tokio::test]
 async fn each_missing_permission_is_named_and_the_rest_goes_on() {
     let world = World::new().await;
-    let (web, db) = (world.group("web").await, world.group("db").await);
-    let list = world.list("offices", &["192.0.2.0/24"]).await;
-    world.allow(&web, from_group(5432, &db)).await;
-    world.allow(&web, from_list(22, &list)).await;
+    let (web, db, _) = world.referring().await;
     let pod = world.interface("10.0.1.10", &[&web]).await;
     for action in [
         "DescribeNetworkInterfaces",

@@ -68,10 +68,7 @@ async fn a_pod_s_interface_leads_to_everything_its_policy_needs() {
 #[tokio::test]
 async fn every_change_is_seen_at_a_later_poll() {
     let world = World::new().await;
-    let (web, db) = (world.group("web").await, world.group("db").await);
-    let list = world.list("offices", &["192.0.2.0/24"]).await;
-    world.allow(&web, from_group(5432, &db)).await;
-    world.allow(&web, from_list(22, &list)).await;
+    let (web, db, list) = world.referring().await;
     let member = world.interface("10.0.1.20", &[&web]).await;
     let mut source = world.start(BRISK, groups([&web]));
     let facts = source.settled().await;

@@ -16,10 +16,8 @@ fn counts(calls: &[(&str, usize)]) -> BTreeMap<String, usize> {
 #[tokio::test]
 async fn the_first_poll_asks_for_each_kind_once_and_a_new_wish_only_for_what_is_new() {
     let world = World::new().await;
-    let (web, db, new) = (world.group("web").await, world.group("db").await, world.group("new").await);
-    let list = world.list("offices", &["192.0.2.0/24"]).await;
-    world.allow(&web, from_group(5432, &db)).await;
-    world.allow(&web, from_list(22, &list)).await;
+    let (web, db, _) = world.referring().await;
+    let new = world.group("new").await;
     world.allow(&new, from_group(5432, &db)).await;
     let pod = world.interface("10.0.1.10", &[&web]).await;
     let second = world.interface("10.0.1.11", &[&web]).await;
@@ -62,10 +60,7 @@ async fn the_first_poll_asks_for_each_kind_once_and_a_new_wish_only_for_what_is_
 #[tokio::test]
 async fn while_nothing_changes_only_what_has_no_version_is_read() {
     let world = World::new().await;
-    let (web, db) = (world.group("web").await, world.group("db").await);
-    let list = world.list("offices", &["192.0.2.0/24"]).await;
-    world.allow(&web, from_group(5432, &db)).await;
-    world.allow(&web, from_list(22, &list)).await;
+    let (web, _, _) = world.referring().await;
     let pod = world.interface("10.0.1.10", &[&web]).await;
     let mut source = world.start(BRISK, interfaces([&pod]));
     source.settled().await;
@@ -145,10 +140,7 @@ async fn the_budget_is_kept_even_when_more_is_wanted() {
 #[tokio::test]
 async fn the_calls_made_are_those_that_the_iam_policy_grants() {
     let world = World::new().await;
-    let (web, db) = (world.group("web").await, world.group("db").await);
-    let list = world.list("offices", &["192.0.2.0/24"]).await;
-    world.allow(&web, from_group(5432, &db)).await;
-    world.allow(&web, from_list(22, &list)).await;
+    let (web, _, _) = world.referring().await;
     let pod = world.interface("10.0.1.10", &[&web]).await;
     let mut wanted = interfaces([&pod]);
     wanted.instance_type = Some("m5.large".to_owned());

@@ -108,6 +108,15 @@ impl World {
         made.prefix_list.unwrap().prefix_list_id.unwrap().parse().unwrap()
     }
 
+    /// A group whose rules refer to another group and to a prefix list: the group, the other, the list.
+    pub(crate) async fn referring(&self) -> (GroupId, GroupId, PrefixListId) {
+        let (web, db) = (self.group("web").await, self.group("db").await);
+        let list = self.list("offices", &["192.0.2.0/24"]).await;
+        self.allow(&web, from_group(5432, &db)).await;
+        self.allow(&web, from_list(22, &list)).await;
+        (web, db, list)
+    }
+
     pub(crate) async fn tag(&self, resource: &str, key: &str, value: &str) {
         let tag = Tag::builder().key(key).value(value).build();
         self.ec2.create_tags().resources(resource).tags(tag).send().await.unwrap();
