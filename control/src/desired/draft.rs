@@ -27,7 +27,7 @@ pub struct Draft {
     /// Prefix lists that rules name.
     pub prefix_lists: BTreeMap<PrefixListId, Arc<PrefixList>>,
     /// What each group's rules name, read once for each version of a group.
-    uses: BTreeMap<GroupId, Arc<References>>,
+    uses: Uses,
 }
 
 impl Draft {
@@ -48,7 +48,7 @@ impl Draft {
                 .into_iter()
                 .map(|list| (list.prefix_list_id.clone(), Arc::new(list)))
                 .collect(),
-            uses: BTreeMap::new(),
+            uses: Uses::default(),
         }
     }
 
@@ -89,7 +89,7 @@ impl Draft {
             let group = facts.groups.get(id).or(last).cloned().unwrap_or_else(|| empty(id));
             let known = previous.and_then(|previous| {
                 let same = previous.groups.get(id).is_some_and(|last| Arc::ptr_eq(last, &group));
-                previous.uses.get(id).filter(|_| same).cloned()
+                previous.uses.0.get(id).filter(|_| same).cloned()
             });
             let own = known.unwrap_or_else(|| Arc::new(References::of(&group)));
             used.add(&own);
@@ -116,13 +116,23 @@ impl Draft {
             }
         }
         self.groups = groups;
-        self.uses = uses;
+        self.uses = Uses(uses);
         problems
     }
 }
 
+/// What the rules of each group name. It follows from the groups, so that drafts do not differ in it.
+#[derive(Debug, Clone, Default)]
+struct Uses(BTreeMap<GroupId, Arc<References>>);
+
+impl PartialEq for Uses {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// What rules name.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct References {
     lists: BTreeSet<PrefixListId>,
     groups: BTreeSet<GroupId>,
