@@ -165,6 +165,7 @@ fn interface_with(mac: Mac, folder: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use espalier_lab::netns::{NetNs, unique_name};
 
     #[test]
     fn the_hardware_is_preferred_among_interfaces_with_one_mac() {
@@ -182,5 +183,29 @@ mod tests {
         assert_eq!(interface_with(mac, folder.path()).unwrap(), "eth1");
         let other = "06:00:00:00:00:02".parse().unwrap();
         assert!(interface_with(other, folder.path()).unwrap_err().contains("06:00:00:00:00:02"));
+    }
+
+    #[test]
+    fn pods_are_found_by_the_addresses_in_their_namespaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lookout =
+            Lookout::new(Trunk::Interface("trunk0".to_owned()), Ports::Netns(folder.path().to_path_buf()));
+        let mut seen = || match lookout.pod_ports() {
+            PodPorts::Walked(namespaces) => (*namespaces).clone(),
+            PodPorts::Named(prefix) => panic!("named by {prefix}"),
+        };
+        assert_eq!(seen(), Namespaces::new());
+
+        let netns = NetNs::create(unique_name("walk")).unwrap();
+        let path = folder.path().join("pod");
+        std::os::unix::fs::symlink(netns.path(), &path).unwrap();
+        assert_eq!(seen(), Namespaces::new(), "no address yet");
+        netns.ip("addr add 10.9.8.7/32 dev lo\naddr add 2001:db8::7/128 dev lo\nlink set lo up").unwrap();
+        let expected: Namespaces =
+            ["10.9.8.7", "2001:db8::7"].map(|address| (address.parse().unwrap(), path.clone())).into();
+        assert_eq!(seen(), expected, "only addresses that are valid beyond the host");
+
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(seen(), Namespaces::new());
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use espalier_api::GroupId;
 use espalier_api::agent::{AgentPodState, ProblemReason};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::site::{PORTS, Site, everything, tcp_from};
 
@@ -88,6 +88,11 @@ async fn policies_labels_rules_and_members_reach_running_pods() {
     let events = site.kube.objects("events");
     let enforced = events.iter().filter(|event| event["reason"] == "SecurityGroupsEnforced").count();
     assert!(enforced >= 2, "{events:#?}");
+    let note = format!("The switch of this node enforces {}", groups.client);
+    let told = |event: &Value| {
+        event["regarding"]["name"] == "a" && event["note"] == note && event["type"] == "Normal"
+    };
+    assert!(events.iter().any(|event| told(event)), "{note:?} is not among {events:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
