@@ -7,13 +7,10 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use espalier_api::ProtocolMatch;
 use ipnet::Ipv4Net;
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::input::Packet;
@@ -132,23 +129,6 @@ pub fn compile_bpf(source: &str) -> Result<Vec<u8>> {
         .arg(&object)
         .arg(sources().join(source)))?;
     Ok(fs::read(object)?)
-}
-
-/// Asks a child of ours to end, insists after some seconds, and collects it.
-pub fn end(child: &mut Child) {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let asked = Pid::from_child(child);
-    // One that has ended already needs no signal.
-    let _ = kill_process(asked, Signal::TERM);
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 fn sources() -> PathBuf {

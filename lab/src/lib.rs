@@ -17,9 +17,12 @@ mod run_dir;
 pub mod scenario;
 pub mod services;
 pub mod topology;
+mod wait;
 
 pub use error::LabError;
 pub use lifecycle::{Lab, LabInfo, Options, list};
 pub use name::{DEFAULT_NAME, LabName};
+pub use processes::end_child;
 pub use report::{Got, ProbeResult, Report};
 pub use scenario::{DEFAULT_SCENARIO, Scenario, shipped as scenarios};
+pub use wait::wait_for;

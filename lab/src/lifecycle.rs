@@ -15,11 +15,12 @@ use serde::Serialize;
 use crate::control::Control;
 use crate::name::LabName;
 use crate::netns::NetNs;
-use crate::processes::{self, LOOK_AGAIN, SWITCH, VPC_SERVICES};
+use crate::processes::{self, SWITCH, VPC_SERVICES};
 use crate::run_dir::{RunDir, State};
 use crate::scenario::{Endpoint, Scenario};
 use crate::services::{READY, Services};
 use crate::topology::{PodWiring, Topology, Wiring};
+use crate::wait::LOOK_AGAIN;
 use crate::{LabError, interrupt};
 
 /// How long the programs of a lab may take to answer, on a busy machine.

@@ -3,24 +3,22 @@
 //! Processes are found by the network namespace they are in, so that `down` also ends what a killed lab left behind
 //! and what `exec` started.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::LabError;
 use crate::netns::NetNs;
+use crate::wait::wait_for;
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Time between two looks at something that takes a moment.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A program the lab starts.
 #[derive(Debug, Clone, Copy)]
@@ -95,31 +93,23 @@ pub(crate) fn inside<'a>(namespaces: impl IntoIterator<Item = &'a NetNs>) -> Vec
 /// Ends every process inside: SIGTERM, and SIGKILL for those that stay.
 pub(crate) fn end_all(namespaces: &[&NetNs]) {
     for signal in [Signal::TERM, Signal::KILL] {
-        let deadline = Instant::now() + END_PATIENCE;
         for pid in inside(namespaces.iter().copied()) {
             // It may have ended by itself since.
             let _ = kill_process(pid, signal);
         }
-        while Instant::now() < deadline {
-            if inside(namespaces.iter().copied()).is_empty() {
-                return;
-            }
-            thread::sleep(LOOK_AGAIN);
+        if wait_for(END_PATIENCE, || inside(namespaces.iter().copied()).is_empty()) {
+            return;
         }
     }
 }
 
-/// Ends a child of ours and collects it, so that no zombie stays.
-pub(crate) fn end_child(child: &mut Child) {
+/// Ends a child of ours and collects it, so that no zombie stays: SIGTERM, and SIGKILL if it stays.
+pub fn end_child(child: &mut Child) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
     }
-    let deadline = Instant::now() + END_PATIENCE;
-    while Instant::now() < deadline {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        thread::sleep(LOOK_AGAIN);
+    if wait_for(END_PATIENCE, || !matches!(child.try_wait(), Ok(None))) {
+        return;
     }
     let _ = child.kill();
     let _ = child.wait();

@@ -4,8 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a condition may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,10 +78,6 @@ pub(crate) fn switch_program() -> PathBuf {
 }
 
 /// Waits for a condition; a busy machine gets its time.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    assert!(espalier_lab::wait_for(PATIENCE, holds), "{what}: not within {PATIENCE:?}");
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use espalier_api::Snapshot;
 use espalier_api::control::{Applied, Counters, Frames, PodStatus, Status};
@@ -182,15 +182,6 @@ pub(crate) fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u6
 }
 
 /// Looks until it holds, or for as long as anybody would wait.
-pub(crate) fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn wait_for(holds: impl FnMut() -> bool) -> bool {
+    espalier_lab::wait_for(PATIENCE, holds)
 }

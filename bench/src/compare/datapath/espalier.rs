@@ -150,7 +150,7 @@ impl Switch {
 impl Drop for Switch {
     fn drop(&mut self) {
         // Its own way of ending closes the sockets before the namespace goes; a dead one cannot be ended again.
-        crate::peer::end(&mut self.child);
+        espalier_lab::end_child(&mut self.child);
         let _ = espalier_xsk::Steering::remove_pins(&self.pins);
     }
 }

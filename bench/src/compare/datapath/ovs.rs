@@ -17,7 +17,6 @@ use tempfile::TempDir;
 
 use super::rules::Rules;
 use super::site::{A, B, GATEWAY_MAC, LOAD_CORE, SUBJECT_CORE, Site, TRUNK, mac_text};
-use crate::peer;
 
 const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
@@ -171,7 +170,7 @@ impl OpenVSwitch {
 impl Drop for OpenVSwitch {
     fn drop(&mut self) {
         while let Some(mut daemon) = self.daemons.pop() {
-            peer::end(&mut daemon);
+            espalier_lab::end_child(&mut daemon);
         }
     }
 }
