@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +20,11 @@ use tempfile::TempDir;
 
 use crate::ec2::world::World;
 use crate::kit::kube_api::KubeApi;
+
+#[path = "../../../lab/tests/support/built.rs"]
+mod built;
+
+pub(crate) use built::switch;
 
 /// The longest wait for anything, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -297,42 +301,8 @@ pub(crate) fn get(socket: &Path, path: &str) -> Option<Vec<u8>> {
 }
 
 /// Looks until it holds, or for as long as anybody would wait.
-pub(crate) fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// The switch program, up to date, unless `ESPALIER_SWITCH` names one.
-pub(crate) fn switch() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        if let Some(path) = std::env::var_os("ESPALIER_SWITCH") {
-            return path.into();
-        }
-        let mut build = Command::new(env!("CARGO"));
-        build.args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "espalier-switch",
-            "--package",
-            "espalier-lab",
-            "--bins",
-        ]);
-        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
-        // This test lies in <target>/<profile>/deps.
-        let test = std::env::current_exe().unwrap();
-        test.ancestors().nth(2).unwrap().join("espalier-switch")
-    })
+pub(crate) fn wait_for(holds: impl FnMut() -> bool) -> bool {
+    espalier_lab::wait_for(PATIENCE, holds)
 }
 
 /// Everything to anywhere.

@@ -1,33 +1,17 @@
 //! Labs with the real switch, for the tests beside this folder.
-//!
-//! The switch is built here unless `ESPALIER_SWITCH` names one: a binary of another package does not come with a test.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use espalier_api::control::Status;
 use espalier_lab::{Lab, Options, Scenario};
 
+#[path = "built.rs"]
+mod built;
+
+pub(crate) use built::switch;
+
 /// Longest wait for anything, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The switch program, up to date.
-pub(crate) fn switch() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        if let Some(path) = std::env::var_os("ESPALIER_SWITCH") {
-            return path.into();
-        }
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "espalier-switch", "--bins"]);
-        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
-        // This test lies in <target>/<profile>/deps.
-        let test = std::env::current_exe().unwrap();
-        test.ancestors().nth(2).unwrap().join("espalier-switch")
-    })
-}
 
 /// A lab of its own that is up, with further flags for its switch.
 pub(crate) fn up(tag: &str, scenario: &str, mtu: Option<u32>, flags: &[&str]) -> Lab {
