@@ -2,21 +2,8 @@
  * socket buffer and without the switch. It looks a flow up by addresses, ports, protocol and VLAN, counts it, takes the
  * tag off and writes the MACs. In place of the switch, which would judge them, new flows are let in here. It exists to be
  * measured (docs/decisions); loaded by compare/datapath/fastpath.rs, whose layouts must agree with these structures. */
-#include <linux/bpf.h>
-#include <linux/types.h>
+#include "bpf.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
-
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) =
-	(void *)BPF_FUNC_map_update_elem;
-static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
-static long (*bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_head;
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
-
-#define HTONS(value) __builtin_bswap16(value)
 #define MACS 12
 /* Ethernet with a tag, IPv4 without options, ports. */
 #define HEADERS (18 + 20 + 4)

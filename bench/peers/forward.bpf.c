@@ -1,13 +1,7 @@
 /* Frames that arrive at an interface without anything having sent them: the kernel runs this on live frames
  * (BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES) and receives what it passes. Every frame is written anew, because
  * the kernel uses a frame again in the state its forwarding left it. Loaded by compare/flows/kernel.rs. */
-#include <linux/bpf.h>
-
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
-
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+#include "bpf.h"
 
 #define WORDS 8
 

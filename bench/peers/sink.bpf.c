@@ -1,19 +1,10 @@
 /* The ends of `compare datapath`: `sink` counts and drops the load generator's frames of one run, with their age;
  * `hairpin` is the VPC's router for one pod's frames, which come back as another pod's. Everything else passes to the
  * kernel, so that ARP works. Loaded by compare/datapath/sink.rs, whose layouts must agree with these structures. */
-#include <linux/bpf.h>
 #include <linux/pkt_cls.h>
-#include <linux/types.h>
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
-#define inline_always static inline __attribute__((always_inline))
+#include "bpf.h"
 
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
-
-#define HTONS(value) __builtin_bswap16(value)
 #define VLAN_TPID HTONS(0x8100)
 #define IPV4 HTONS(0x0800)
 /* Ethernet, IPv4 without options, UDP: the stamp is behind them (pktgen/src/stamp.rs). */
