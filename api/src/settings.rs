@@ -41,6 +41,16 @@ pub fn read<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, Se
     Ok(C::try_parse_from(all.chain(args.into_iter().skip(1)))?)
 }
 
+/// Starts the log that the setting `log` asks for: on stderr, coloured on a terminal unless `NO_COLOR` is set.
+pub fn start_log(filter: &str) -> Result<(), InputError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| InputError::new("log", format!("{filter:?}: {error}")))?;
+    let colours =
+        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
+
 /// The settings of a file as flags, with their names; without those that the environment sets.
 fn file_args(command: &Command, path: &Path) -> Result<Vec<(String, OsString)>, InputError> {
     let refuse =

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use espalier_api::InputError;
-use espalier_api::settings::SettingsError;
+use espalier_api::settings::{SettingsError, start_log};
 use espalier_control::agent::{self, Agent};
 use espalier_control::cluster::ClusterSource;
 use espalier_control::config::{Config, Source, Switch};
@@ -44,15 +44,6 @@ fn main() -> ExitCode {
 fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::from(code)
-}
-
-fn start_log(filter: &str) -> Result<(), InputError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| InputError::new("log", format!("{filter:?}: {error}")))?;
-    let colours =
-        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    Ok(())
 }
 
 fn run(config: Config) -> anyhow::Result<()> {

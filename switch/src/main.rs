@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use espalier_api::InputError;
-use espalier_api::settings::SettingsError;
+use espalier_api::settings::{SettingsError, start_log};
 use espalier_switch::config::Config;
 use espalier_switch::manager::{Manager, ManagerError};
 use espalier_switch::watchdog::{self, WorkerDied};
@@ -45,15 +45,6 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::from(code)
-}
-
-fn start_log(filter: &str) -> Result<(), InputError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| InputError::new("log", format!("{filter:?}: {error}")))?;
-    let colours =
-        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    Ok(())
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
