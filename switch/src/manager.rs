@@ -104,7 +104,8 @@ enum State {
 }
 
 impl Manager {
-    /// Sets up memory and steering; the workers start with the first snapshot. The pinned steering of an earlier switch is taken over.
+    /// Sets up memory and steering; the workers start with the first snapshot. The pinned steering of an earlier switch is
+    /// taken over.
     pub fn start(config: Config) -> Result<Self, ManagerError> {
         let umem_config = UmemConfig {
             frames: config.frames,

@@ -174,11 +174,11 @@ impl Worker {
         let count = port.receive(&mut received, BATCH);
         if count > 0 {
             self.batches += 1;
+            if place.slot().is_none() && !self.rings.from.is_empty() {
+                self.sort_out(place, &mut received);
+            }
+            self.step(&mut received, |meta| place.from(meta), now);
         }
-        if place.slot().is_none() && !self.rings.from.is_empty() {
-            self.sort_out(place, &mut received);
-        }
-        self.step(&mut received, |meta| place.from(meta), now);
         self.received = received;
         self.refill(place, count);
         count
