@@ -114,7 +114,8 @@ impl Worker {
         }
         self.step(|frame| From::Trunk { vlan: VLAN[pod_of(frame).index()] });
         for outlet in self.rings.to.iter_mut().flatten() {
-            outlet.flush(&mut self.bench.shard.counters, |frame| self.free.push(frame));
+            let handed = outlet.flush(|frame, _| self.free.push(frame));
+            self.bench.shard.counters.handed_out(handed);
         }
     }
 

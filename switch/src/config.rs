@@ -11,6 +11,7 @@ use espalier_api::settings::SettingsError;
 use espalier_xsk::XdpMode;
 
 use crate::flow::Timeouts;
+use crate::tuning::Tuning;
 
 /// The Espalier switch: moves the packets of pods with branch ENIs and enforces their EC2 security groups.
 #[derive(Debug, Clone, Parser)]
@@ -85,10 +86,12 @@ pub struct Config {
     #[arg(long, value_name = "FILE|none")]
     pub flow_state: Option<PathBuf>,
 
-    /// Transmit checksum offload of the pods' interfaces: the switch completes what they leave open, so `keep` costs
-    /// nothing in correctness; `off` has the pod's kernel do it (the snapshot must name the pod's `netns`)
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = TxChecksum::Keep)]
-    pub pod_tx_checksum: TxChecksum,
+    /// What is changed at both ends of a pod's veth while it is attached: `off`, `auto`, or a list of `gro` (the pod merges
+    /// what it receives), `threaded-napi` (on kernel threads off the workers' cores; with `gro`), `qdisc` (a full ring stops
+    /// the pod instead of losing packets), `no-tx-checksum` (the pod makes its checksums, not the switch). The snapshot must
+    /// name the pod's `netns`; `auto` leaves pods without one alone
+    #[arg(long, value_name = "off|auto|LIST", default_value = "auto")]
+    pub pod_tuning: Tuning,
 
     /// Whether ICMP errors about a live flow pass without a rule (path MTU discovery needs them)
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
@@ -165,15 +168,6 @@ impl From<Hugepages> for espalier_xsk::Hugepages {
     }
 }
 
-/// What becomes of the pods' transmit checksum offload at attach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TxChecksum {
-    /// It stays as it is.
-    Keep,
-    /// It is turned off.
-    Off,
-}
-
 /// Where the workers run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cores {
@@ -225,6 +219,11 @@ impl Config {
         }
     }
 
+    /// The file that says what was changed at the pods' veths.
+    pub fn tuning_record(&self) -> PathBuf {
+        self.socket.with_extension("tuning")
+    }
+
     /// The pause of an idle worker before it sleeps.
     pub fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us)
@@ -272,6 +271,7 @@ mod tests {
             ("cores: [1]\n", "cores", "must be a string"),
             ("cores: 1,1\n", "cores", "different core numbers"),
             ("cores: 3-1\n", "cores", "different core numbers"),
+            ("pod-tuning: gro,fast\n", "pod-tuning", "threaded-napi"),
             ("workers: 0\n", "workers", "1..=64"),
             ("- 1\n", "", "YAML map"),
         ] {

@@ -50,6 +50,7 @@ fn complain(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     if config.unpin {
         espalier_xsk::Steering::remove_pins(&config.pin_dir).context("removing the pinned steering")?;
+        espalier_switch::tuning::undo(config.tuning_record());
         return Ok(());
     }
     let snapshot = config.snapshot.as_deref().map(espalier_api::file::load).transpose()?;

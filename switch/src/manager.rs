@@ -16,10 +16,11 @@ use espalier_xsk::{
     Attachment, FramePool, InterfaceRef, PortConfig, Steering, SteeringConfig, Umem, UmemConfig,
 };
 
-use crate::config::{Config, TxChecksum};
+use crate::config::Config;
 use crate::flow::{FlowConfig, PodSlot};
 use crate::journal::{Journal, Shards};
 use crate::tables::Tables;
+use crate::tuning::Tuner;
 use crate::watchdog::Vitals;
 use crate::worker::{Crew, Handle};
 
@@ -67,6 +68,7 @@ pub struct Manager {
     trunk: Option<Trunk>,
     pods: BTreeMap<PodName, PodPort>,
     slots: Slots,
+    tuner: Tuner,
     compiler: Option<Compiler>,
     rule_names: RuleNames,
     journal: Option<Journal>,
@@ -124,6 +126,7 @@ impl Manager {
         check_memory(FlowConfig::sized(config.max_flows, config.max_pods, seed).memory_bytes())?;
         let manager = Self {
             slots: Slots::new(config.max_pods),
+            tuner: Tuner::start(config.pod_tuning.clone(), config.tuning_record()),
             config,
             umem,
             steering,
@@ -220,11 +223,12 @@ impl Manager {
         }
     }
 
-    /// Ends the workers. The steering stays pinned: branch traffic is dropped until a switch runs again.
+    /// Ends the workers and undoes the pods' tuning. The steering stays pinned: branch traffic is dropped until a switch runs again.
     pub fn stop(mut self) {
         if let Some(journal) = self.journal.take() {
             journal.stop();
         }
+        self.tuner.undo_all();
         let Some(crew) = self.crew.take() else { return };
         for port in self.pods.values() {
             let home = crew.worker(port.home);
@@ -352,10 +356,6 @@ impl Manager {
     fn port_config(&self) -> PortConfig {
         let ring = self.config.ring;
         PortConfig { rx_ring: ring, tx_ring: ring, keep_filled: ring, ..PortConfig::default() }
-    }
-
-    fn turns_checksums_off(&self) -> bool {
-        self.config.pod_tx_checksum == TxChecksum::Off
     }
 }
 

@@ -1,4 +1,5 @@
-//! Looks into a pod's network namespace: which host interface is the other end of its eth0, and its offloads.
+//! Looks into a pod's network namespace: which host interface is the other end of its eth0, and
+//! whatever else somebody wants to see or change there.
 //!
 //! Each look runs on a thread of its own, which ends in the pod's namespace and is not used again.
 
@@ -12,7 +13,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Name of a pod's interface under Kubernetes.
-const POD_INTERFACE: &str = "eth0";
+pub(crate) const POD_INTERFACE: &str = "eth0";
 
 /// The namespace could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +38,8 @@ pub(crate) fn host_end(netns: &Path) -> Result<String, NetnsError> {
     netdevice::index_to_name(&any, index).map_err(|_| NetnsError::NoHostEnd(shown))
 }
 
-/// Turns transmit checksum offload of `eth0` in the namespace off.
-pub(crate) fn turn_tx_checksum_off(netns: &Path) -> Result<(), NetnsError> {
-    inside(netns, || espalier_xsk::ethtool::set_tx_checksum(POD_INTERFACE, false))?
-        .map_err(|error| NetnsError::Interface(netns.display().to_string(), error.to_string()))
-}
-
-fn inside<T: Send>(netns: &Path, look: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+/// Runs something inside the namespace.
+pub(crate) fn inside<T: Send>(netns: &Path, look: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let refuse = |error: std::io::Error| NetnsError::Enter(netns.display().to_string(), error);
     let file = File::open(netns).map_err(refuse)?;
     std::thread::scope(|scope| {
@@ -58,13 +54,7 @@ fn inside<T: Send>(netns: &Path, look: impl FnOnce() -> T + Send) -> Result<T, N
 
 /// `IFLA_LINK` of eth0 (rtnetlink(7)): the interface index of a veth's other end, in that end's namespace.
 fn peer_index() -> Result<u32, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
-        tokio::spawn(connection);
+    with_netlink(async |handle| {
         let mut links = handle.link().get().match_name(POD_INTERFACE).execute();
         let link = links.try_next().await.map_err(|error| error.to_string())?.ok_or("is missing")?;
         let peer = link.attributes.into_iter().find_map(|attribute| match attribute {
@@ -72,5 +62,20 @@ fn peer_index() -> Result<u32, String> {
             _ => None,
         });
         peer.ok_or_else(|| "has no other end: it is not a veth".to_owned())
+    })
+}
+
+/// Asks route netlink of the calling thread's namespace.
+pub(crate) fn with_netlink<T>(
+    ask: impl AsyncFnOnce(rtnetlink::Handle) -> Result<T, String>,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        ask(handle).await
     })
 }

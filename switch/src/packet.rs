@@ -162,6 +162,11 @@ impl Packet {
         }
     }
 
+    /// Whether the frame carries the tag that the steering program wrote.
+    pub fn is_tagged(&self) -> bool {
+        usize::from(self.l3) == ETHERNET_HEADER + VLAN_TAG
+    }
+
     /// Bytes from the upper-layer header to the end of the packet.
     pub fn l4_len(&self) -> usize {
         self.end as usize - usize::from(self.l4)

@@ -7,10 +7,12 @@
 use espalier_api::Direction;
 
 use crate::counters::{Blame, ShardCounters};
+use crate::facts::{PacketFact, Teller};
 use crate::flow::fragment::{Fragments, PacketUnderWay};
 use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot};
 use crate::ip::Ip;
 use crate::neighbour::Links;
+use crate::observe::{End, Watch};
 use crate::packet::{self, Packet};
 use crate::reason::DropReason;
 use crate::responder::Originated;
@@ -21,6 +23,7 @@ mod fragment;
 mod guard;
 mod judge;
 mod track;
+mod watched;
 
 use guard::Bytes;
 
@@ -140,6 +143,10 @@ pub struct Shard<P> {
     pub counters: ShardCounters,
     /// Frames to send on behalf of the switch.
     pub originated: Vec<Originated>,
+    /// Who looks at packets, if somebody does.
+    pub watch: Option<Box<Watch>>,
+    /// Who is told of packets that policy decided and no flow counts, if somebody is.
+    pub facts: Option<Teller<PacketFact>>,
     batch: Batch,
 }
 
@@ -205,6 +212,21 @@ enum Stop {
 /// `decided`: usually the packets themselves; nothing for a fragment that waits for its first, and those that waited when
 /// it comes. Packets of one flow stay in order.
 pub fn step<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    tables: &Tables,
+    now: Now,
+    from: impl FnMut(&M::Packet) -> From,
+    packets: &mut Vec<M::Packet>,
+    decided: &mut Decided<M::Packet>,
+) {
+    match shard.watch {
+        None => batch(memory, shard, tables, now, from, packets, decided),
+        Some(_) => watched::each(memory, shard, tables, now, from, packets, decided),
+    }
+}
+
+fn batch<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
@@ -329,27 +351,41 @@ pub fn without_tables<M: Memory>(
         let from = from(&packet);
         from.count(&mut shard.counters, memory.len(&packet));
         let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
-        shard.refuse(packet, DropReason::PortUnknown, blame, decided);
+        shard.refuse(packet, DropReason::PortUnknown, blame, None, decided);
     }
 }
 
 /// Drops the fragments that have waited too long for their first.
-pub fn expire<P>(shard: &mut Shard<P>, now: Now, decided: &mut Decided<P>) {
-    fragment::expire(shard, now, decided);
+pub fn expire<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    tables: &Tables,
+    now: Now,
+    decided: &mut Decided<M::Packet>,
+) {
+    fragment::expire(memory, shard, tables, now, decided);
 }
 
 /// Drops the fragments of a pod that is gone.
-pub fn forget_fragments<P>(shard: &mut Shard<P>, slot: PodSlot, decided: &mut Decided<P>) {
-    fragment::forget(shard, slot, decided);
+pub fn forget_fragments<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    now: Now,
+    slot: PodSlot,
+    decided: &mut Decided<M::Packet>,
+) {
+    fragment::forget(memory, shard, now, slot, decided);
 }
 
 /// Takes a fragmented packet over from another worker's shard.
-pub fn take_fragments<P>(
-    shard: &mut Shard<P>,
-    packet: PacketUnderWay<Held<P>, Verdict>,
-    decided: &mut Decided<P>,
+pub fn take_fragments<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    now: Now,
+    packet: PacketUnderWay<Held<M::Packet>, Verdict>,
+    decided: &mut Decided<M::Packet>,
 ) {
-    fragment::take(shard, packet, decided);
+    fragment::take(memory, shard, now, packet, decided);
 }
 
 /// The policy of the pod that sends, then that of the pod that gets.
@@ -365,14 +401,32 @@ fn policies<P>(
     let [source, destination] = known;
     if let Some(slot) = path.source {
         let leg = track::Leg::egress(slot, parsed, head);
-        track::track(shard, tables, now, &leg, source).map_err(|reason| (reason, Blame::Egress(slot)))?;
+        policy(shard, tables, now, &leg, source).map_err(|reason| (reason, Blame::Egress(slot)))?;
     }
     if let Some(slot) = path.destination {
         let leg = track::Leg::ingress(slot, parsed, head);
-        track::track(shard, tables, now, &leg, destination)
-            .map_err(|reason| (reason, Blame::Ingress(slot)))?;
+        policy(shard, tables, now, &leg, destination).map_err(|reason| (reason, Blame::Ingress(slot)))?;
     }
     Ok(())
+}
+
+/// The policy of one pod.
+#[inline]
+fn policy<P>(
+    shard: &mut Shard<P>,
+    tables: &Tables,
+    now: Now,
+    leg: &track::Leg<'_>,
+    known: Option<(&FlowKey, Found)>,
+) -> Result<(), DropReason> {
+    let verdict = match shard.watch {
+        None => track::track(shard, tables, now, leg, known),
+        Some(_) => watched::track(shard, tables, now, leg, known),
+    };
+    if let (Err(reason), Some(facts)) = (verdict, &mut shard.facts) {
+        facts.tell(leg.fact(now, tables.stamp, Err(reason)));
+    }
+    verdict
 }
 
 /// Carries a verdict out.
@@ -385,9 +439,12 @@ fn finish<M: Memory>(
     verdict: Verdict,
     decided: &mut Decided<M::Packet>,
 ) {
+    if let Some(watch) = &mut shard.watch {
+        watch.keep(memory.head(&packet), memory.len(&packet));
+    }
     if let (Ok(()), Some(to)) = (verdict, path.elsewhere) {
         forward::complete_checksum(memory, parsed, &mut packet);
-        decided.push((packet, Outcome::HandOver { to }));
+        shard.decide(packet, Outcome::HandOver { to }, Some(parsed), decided);
         return;
     }
     let verdict = verdict.and_then(|()| {
@@ -396,9 +453,10 @@ fn finish<M: Memory>(
     });
     match verdict {
         Ok(()) => {
-            decided.push((packet, Outcome::Forward { to: path.destination, blame: path.blame() }));
+            let outcome = Outcome::Forward { to: path.destination, blame: path.blame() };
+            shard.decide(packet, outcome, Some(parsed), decided);
         }
-        Err((reason, blame)) => shard.refuse(packet, reason, blame, decided),
+        Err((reason, blame)) => shard.refuse(packet, reason, blame, Some(parsed), decided),
     }
 }
 
@@ -425,6 +483,8 @@ impl<P> Shard<P> {
             links: Links::new(slots),
             counters: ShardCounters::new(slots),
             originated: Vec::new(),
+            watch: None,
+            facts: None,
             batch: Batch::default(),
         }
     }
@@ -442,19 +502,42 @@ impl<P> Shard<P> {
         self.presence.get(slot.index()) == Some(&Presence::Here)
     }
 
+    /// Counts a packet that is lost after the step.
+    pub fn lost(&mut self, memory: &impl Memory<Packet = P>, packet: &P, blame: Blame, reason: DropReason) {
+        self.counters.dropped(reason, blame);
+        if let Some(watch) = &mut self.watch {
+            watch.lost(memory.head(packet), memory.len(packet), blame, reason);
+        }
+    }
+
     fn stopped(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
         match stop {
             Stop::Consumed => {
                 self.counters.consumed();
-                decided.push((packet, Outcome::Consumed));
+                self.decide(packet, Outcome::Consumed, None, decided);
             }
-            Stop::Drop(reason, blame) => self.refuse(packet, reason, blame, decided),
+            Stop::Drop(reason, blame) => self.refuse(packet, reason, blame, None, decided),
         }
     }
 
-    fn refuse(&mut self, packet: P, reason: DropReason, blame: Blame, decided: &mut Decided<P>) {
+    fn refuse(
+        &mut self,
+        packet: P,
+        reason: DropReason,
+        blame: Blame,
+        parsed: Option<&Packet>,
+        decided: &mut Decided<P>,
+    ) {
         self.counters.dropped(reason, blame);
-        decided.push((packet, Outcome::Drop(reason)));
+        self.decide(packet, Outcome::Drop(reason), parsed, decided);
+    }
+
+    #[inline]
+    fn decide(&mut self, packet: P, outcome: Outcome, parsed: Option<&Packet>, decided: &mut Decided<P>) {
+        if let Some(watch) = &mut self.watch {
+            watch.end(parsed, End::Decided(outcome));
+        }
+        decided.push((packet, outcome));
     }
 }
 

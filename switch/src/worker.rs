@@ -38,7 +38,7 @@ pub use doorbell::Doorbell;
 pub use flows::{FlowMatch, FlowStretch, RuleSpan};
 use handover::Rings;
 pub use moving::{Luggage, Settled};
-use port::{Cargo, Place, Ports, WorkerPort};
+use port::{Cargo, Place, Ports, Sink, WorkerPort};
 use shares::FrameShares;
 pub use shares::SharesError;
 pub use start::WorkerConfig;
@@ -152,8 +152,8 @@ impl Worker {
         }
         if let Some(tables) = &self.tables {
             self.shard.links.ask(tables, now, |frame| self.shard.originated.push(frame));
+            step::expire(&self.umem, &mut self.shard, tables, now, &mut self.decided);
         }
-        step::expire(&mut self.shard, now, &mut self.decided);
         self.carry_out();
         self.queue_originated();
         self.transmit();
@@ -212,9 +212,15 @@ impl Worker {
             }
         }
         self.decided = decided;
+        let mut sink = Sink { shard: &mut self.shard, pool: &mut self.pool, umem: &self.umem };
         for outlet in self.rings.to.iter_mut().flatten() {
-            outlet.flush(&mut self.shard.counters, |packet| self.pool.free_packet(packet));
+            let handed = outlet.flush(|packet, blame| sink.drop(packet, blame, DropReason::HandoverRingFull));
+            sink.shard.counters.handed_out(handed);
         }
+    }
+
+    fn sink(&mut self) -> Sink<'_> {
+        Sink { shard: &mut self.shard, pool: &mut self.pool, umem: &self.umem }
     }
 
     fn enqueue(&mut self, place: Place, packet: Packet, cargo: Cargo) {
@@ -224,10 +230,7 @@ impl Worker {
                     self.sending.push(place);
                 }
             }
-            None => {
-                self.pool.free_packet(packet);
-                cargo.lost(&mut self.shard.counters, DropReason::PortDown);
-            }
+            None => self.sink().lose(packet, cargo, DropReason::PortDown),
         }
     }
 
@@ -246,8 +249,9 @@ impl Worker {
     fn transmit(&mut self) {
         let mut index = 0;
         while let Some(place) = self.sending.get(index).copied() {
+            let mut sink = Sink { shard: &mut self.shard, pool: &mut self.pool, umem: &self.umem };
             let port = self.ports.get_mut(place);
-            if port.is_some_and(|port| port.transmit(&mut self.pool, &mut self.shard.counters, place)) {
+            if port.is_some_and(|port| port.transmit(&mut sink, place)) {
                 index += 1;
             } else {
                 self.sending.swap_remove(index);
@@ -308,7 +312,7 @@ impl Worker {
         self.sending.retain(|sending| *sending != place);
         // The socket may already be unusable; then epoll has dropped it by itself.
         let _removed = epoll::delete(&self.epoll, port.fd());
-        port.dismantle(&mut self.pool, &mut self.shard.counters)
+        port.dismantle(&mut self.sink())
     }
 
     /// Takes a socket of a pod, or one of the trunk's, into its place.
@@ -353,7 +357,7 @@ impl Worker {
     fn free_slot(&mut self, slot: PodSlot) -> bool {
         let done = self.shard.flows.remove_pod(slot, REMOVAL_BUDGET);
         if done {
-            step::forget_fragments(&mut self.shard, slot, &mut self.decided);
+            step::forget_fragments(&self.umem, &mut self.shard, clock::now(), slot, &mut self.decided);
             self.carry_out();
             self.shard.links.forget(slot);
             self.shard.counters.reset_pod(slot);

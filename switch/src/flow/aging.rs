@@ -112,8 +112,13 @@ impl FlowTable {
                 && let Some(head) =
                     self.pods.get(slot.index()).and_then(|pod| pod.queues[class as usize].head())
             {
-                taken.extend(self.record(FlowHandle(head), now));
-                self.release(head);
+                match self.record(FlowHandle(head), now) {
+                    Some(record) => {
+                        taken.push(record);
+                        self.free(head);
+                    }
+                    None => self.release(head),
+                }
             }
         }
         taken

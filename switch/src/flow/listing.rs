@@ -73,21 +73,28 @@ impl FlowTable {
 
     /// The flow under `handle`; nothing if it is over.
     pub fn record(&self, handle: FlowHandle, now: Now) -> Option<FlowRecord> {
-        let track = self.entries.track(handle.0);
+        let live = self.entries.track(handle.0).state.is_some() && !self.is_over(handle.0, now.tick());
+        if live { self.copy(handle.0, now.tick()) } else { None }
+    }
+
+    /// A flow that is about to end, as it was with its last packet.
+    pub(super) fn last_record(&self, entry: u32) -> Option<FlowRecord> {
+        self.copy(entry, self.entries.track(entry).last_seen)
+    }
+
+    fn copy(&self, entry: u32, tick: u32) -> Option<FlowRecord> {
+        let track = self.entries.track(entry);
         let state = track.state?;
-        if self.is_over(handle.0, now.tick()) {
-            return None;
-        }
         Some(FlowRecord {
-            key: self.entries.key(handle.0),
+            key: self.entries.key(entry),
             state,
             marks: track.marks,
             rule: track.rule,
             generation: track.generation,
             packets: track.packets(),
             bytes: track.bytes(),
-            age_ms: time::to_ms(elapsed(now.tick(), track.created)),
-            idle_ms: time::to_ms(elapsed(now.tick(), track.last_seen)),
+            age_ms: time::to_ms(elapsed(tick, track.created)),
+            idle_ms: time::to_ms(elapsed(tick, track.last_seen)),
         })
     }
 
@@ -103,6 +110,8 @@ impl FlowTable {
         let mut track = Track::new(record.state, record.marks, record.rule, record.generation, created);
         track.last_seen = tick.wrapping_sub(idle);
         track.set_counts(record.packets, record.bytes);
-        self.enter(&record.key, track, tick).map(FlowHandle).map_err(NotRestored::Refused)
+        let entry = self.enter(&record.key, track.clone(), tick).map_err(NotRestored::Refused)?;
+        self.ledger.come(entry, &track);
+        Ok(FlowHandle(entry))
     }
 }

@@ -11,11 +11,15 @@ use super::config::{FlowConfig, FlowConfigError};
 use super::entry::{Entries, Track};
 use super::index::{Index, NONE};
 use super::key::{FlowKey, PodSlot, Seed};
+use super::ledger::Ledger;
 use super::pod::{Pod, Pool};
 use super::queue::Links;
 use super::state::{self, Class, FlowState, Marks, tcp_flag};
 use super::time::{Now, elapsed};
-use super::{FlowHandle, FlowStats, Found, Judgement, NewFlow, Outcome, Over, PacketFacts, Refused};
+use super::{
+    FlowHandle, FlowRecord, FlowStats, Found, Judgement, NewFlow, Outcome, Over, PacketFacts, Refused,
+};
+use crate::facts::Teller;
 
 /// Keys whose lookups overlap.
 const BATCH: usize = 64;
@@ -35,6 +39,9 @@ pub struct FlowTable {
     pub(super) sweep: Sweep,
     pub(super) changes: Changes,
     pub(super) stats: FlowStats,
+    pub(super) ledger: Ledger,
+    /// Who is told of flows that end, if somebody is.
+    pub ended: Option<Teller<FlowRecord>>,
 }
 
 impl FlowTable {
@@ -55,6 +62,8 @@ impl FlowTable {
             sweep: Sweep::default(),
             changes: Changes::new(v4 + v6).ok_or_else(refused)?,
             stats: FlowStats::default(),
+            ledger: Ledger::new(),
+            ended: None,
         };
         for family in [Family::V4, Family::V6] {
             // The free queue is used from its tail: the lowest numbers first.
@@ -321,10 +330,23 @@ impl FlowTable {
         }
     }
 
-    /// Frees an entry that is in use.
+    /// Ends a flow.
     pub(super) fn release(&mut self, entry: u32) {
+        if self.ended.is_some() {
+            let last = self.last_record(entry);
+            if let (Some(last), Some(ended)) = (last, &mut self.ended) {
+                ended.tell(last);
+            }
+        }
+        self.free(entry);
+    }
+
+    /// Frees an entry that is in use; its flow has ended, or goes on in another table.
+    pub(super) fn free(&mut self, entry: u32) {
         let key = self.entries.key(entry);
-        let Some(state) = self.entries.track(entry).state else { return };
+        let track = self.entries.track(entry);
+        let Some(state) = track.state else { return };
+        self.ledger.leave(entry, track);
         self.index.remove(self.seed.hash(&key), entry);
         self.entries.clear(entry);
         self.changes.mark(entry);
@@ -366,8 +388,10 @@ impl FlowTable {
         }
         self.changes.mark(handle.0);
         let (slot, protocol, track) = self.entries.track_mut(handle.0);
+        self.ledger.leave(handle.0, track);
         track.rule = judgement.rule;
         track.generation = judgement.generation;
+        self.ledger.come(handle.0, track);
         track.marks.set_revoke(judgement.revoke_on_change);
         let adopted = match track.state {
             Some(FlowState::Untracked | FlowState::Revoked) if judgement.tracked => {
@@ -385,7 +409,10 @@ impl FlowTable {
     /// Stamps a flow that was judged again and is not allowed any more: its packets are dropped from here on.
     pub fn revoke(&mut self, handle: FlowHandle, generation: u32, now: Now) {
         if !self.end_if_over(handle, now) {
-            self.entries.track_mut(handle.0).2.generation = generation;
+            let track = self.entries.track_mut(handle.0).2;
+            self.ledger.leave(handle.0, track);
+            track.generation = generation;
+            self.ledger.come(handle.0, track);
             self.set_state(handle.0, FlowState::Revoked, now.tick());
         }
     }

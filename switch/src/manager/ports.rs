@@ -63,11 +63,12 @@ impl Manager {
         for name in gone {
             let Some(pod) = self.pods.remove(&name) else { continue };
             self.unsteer(&name);
-            if let State::Up { interface, .. } = &pod.state
-                && let Err(error) = self.steering.detach_pod(interface.index)
-            {
-                // The veth usually goes with the pod, and its program with it.
-                tracing::debug!(pod = %name, %error, "nothing to detach");
+            if let State::Up { interface, .. } = &pod.state {
+                self.tuner.undo(interface.index);
+                if let Err(error) = self.steering.detach_pod(interface.index) {
+                    // The veth usually goes with the pod, and its program with it.
+                    tracing::debug!(pod = %name, %error, "nothing to detach");
+                }
             }
             self.close_port(&pod)?;
             self.crew()?.free(pod.slot).map_err(ManagerError::failed)?;
@@ -119,6 +120,7 @@ impl Manager {
                     report(&interface, &attachment);
                     tracing::info!(pod = %pod.name, veth = interface.name, slot = slot.0, "attached");
                     attached.push(slot);
+                    self.tuner.tune(pod, &interface);
                     State::Up { interface, attachment }
                 }
                 Err(reason) => State::Down(reason),
@@ -132,6 +134,10 @@ impl Manager {
                 port.state = state;
             }
         }
+        if let Some(crew) = &self.crew {
+            let cores: Vec<_> = crew.handles().iter().map(|handle| handle.core()).collect();
+            self.tuner.pin_threads(&cores);
+        }
         attached
     }
 
@@ -142,11 +148,6 @@ impl Manager {
         home: usize,
     ) -> Result<(InterfaceRef, Attachment), String> {
         let found = find_veth(pod)?;
-        if self.turns_checksums_off() {
-            let netns =
-                pod.netns.as_ref().ok_or("--pod-tx-checksum off needs the pod's `netns` in the snapshot")?;
-            netns::turn_tx_checksum_off(netns).map_err(|error| error.to_string())?;
-        }
         let text = |error: &dyn std::fmt::Display| error.to_string();
         // Steered first: from here on the pod's frames are dropped rather than passed, until its socket is there.
         let attachment =
@@ -175,6 +176,7 @@ impl Manager {
             .collect();
         for (name, index) in vanished {
             tracing::warn!(pod = %name, "the pod's veth is gone");
+            self.tuner.undo(index);
             let detached = self.steering.detach_pod(index).map_err(ManagerError::failed);
             let Some(mut port) = self.pods.remove(&name) else { continue };
             if let Err(error) = self.close_port(&port).and(detached) {

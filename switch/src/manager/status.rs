@@ -110,10 +110,13 @@ impl Manager {
             match &port.state {
                 State::Down(reason) => problems.push(format!("pod {name}: {reason}")),
                 State::Up { interface, .. } => {
-                    problems.extend(self.too_small_for(&interface.name, interface.mtu))
+                    problems.extend(self.too_small_for(&interface.name, interface.mtu));
+                    let untuned = self.tuner.problem_of(interface.index);
+                    problems.extend(untuned.map(|reason| format!("pod {name}: {reason}")));
                 }
             }
         }
+        problems.extend(self.tuner.problem());
         problems
     }
 
@@ -157,11 +160,14 @@ impl Manager {
         let link = home.map_or_else(LinkReport::default, |home| home.links[port.slot.index()]);
         let mut counters = PodTotals::default();
         reports.iter().flatten().for_each(|report| counters.add(report.counters.pod(port.slot)));
-        let (veth, state, xdp) = match &port.state {
+        let (veth, state, xdp, tuning) = match &port.state {
             State::Up { interface, attachment } => {
-                (Some(interface.name.clone()), PortState::Up, Some(xdp(attachment)))
+                let tuning = self.tuner.of(interface.index);
+                (Some(interface.name.clone()), PortState::Up, Some(xdp(attachment)), tuning)
             }
-            State::Down(reason) => (pod.veth.clone(), PortState::Down(reason.clone()), None),
+            State::Down(reason) => {
+                (pod.veth.clone(), PortState::Down(reason.clone()), None, Default::default())
+            }
         };
         PodStatus {
             name: pod.name.clone(),
@@ -173,6 +179,7 @@ impl Manager {
             veth,
             state,
             xdp,
+            tuning,
             gateway_mac: link.gateway_mac.and_then(Mac::new),
             pod_mac: link.pod_mac.and_then(Mac::new),
             worker: port.home,

@@ -2,8 +2,9 @@
 
 use espalier_api::Direction;
 
-use super::{Decided, Memory, Path, Shard, Verdict, finish, policies};
+use super::{Decided, Memory, Path, Shard, Verdict, finish, policies, watched};
 use crate::counters::Blame;
+use crate::facts::PacketFact;
 use crate::flow::fragment::{FragmentDrop, FragmentKey, Later, PacketUnderWay, Part};
 use crate::flow::{Now, PodSlot};
 use crate::packet::{Fragment, Packet};
@@ -73,48 +74,95 @@ pub(super) fn fragment<M: Memory>(
         }
     }
     for (reason, item) in doomed {
-        refuse(shard, reason, item, decided);
+        refuse(memory, shard, (Some(tables), now), reason, item, decided);
     }
     for (item, verdict) in ready {
+        tell_later(shard, tables, now, &item, verdict);
         let Held { parsed, path, packet } = item;
         finish(memory, shard, tables, (&parsed, path), packet, verdict, decided);
     }
 }
 
+/// Tells of a later fragment, which no flow counts.
+fn tell_later<P>(shard: &mut Shard<P>, tables: &Tables, now: Now, item: &Held<P>, verdict: Verdict) {
+    let Some(facts) = &mut shard.facts else { return };
+    if !matches!(item.parsed.fragment(), Fragment::Part { offset: 1.., .. }) {
+        return;
+    }
+    let passed =
+        |slot, direction| PacketFact::new((slot, direction), &item.parsed, now, tables.stamp, Ok(None));
+    let sent = item.path.source.map(|slot| passed(slot, Direction::Egress));
+    let got = item.path.destination.map(|slot| passed(slot, Direction::Ingress));
+    match verdict {
+        Ok(()) => sent.into_iter().chain(got).for_each(|fact| facts.tell(fact)),
+        Err((reason, Blame::Ingress(_))) => {
+            sent.into_iter().for_each(|fact| facts.tell(fact));
+            got.into_iter().for_each(|fact| facts.tell(PacketFact { verdict: Err(reason), ..fact }));
+        }
+        Err((reason, _)) => {
+            sent.into_iter().for_each(|fact| facts.tell(PacketFact { verdict: Err(reason), ..fact }));
+        }
+    }
+}
+
 /// Drops what has waited too long.
-pub(super) fn expire<P>(shard: &mut Shard<P>, now: Now, decided: &mut Decided<P>) {
+pub(super) fn expire<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    tables: &Tables,
+    now: Now,
+    decided: &mut Decided<M::Packet>,
+) {
     let mut doomed = Vec::new();
     shard.fragments.expire(now, EXPIRE_BUDGET, |reason, item| doomed.push((reason, item)));
     for (reason, item) in doomed {
-        refuse(shard, reason, item, decided);
+        refuse(memory, shard, (Some(tables), now), reason, item, decided);
     }
 }
 
 /// Drops what waits on behalf of a pod.
-pub(super) fn forget<P>(shard: &mut Shard<P>, slot: PodSlot, decided: &mut Decided<P>) {
+pub(super) fn forget<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    now: Now,
+    slot: PodSlot,
+    decided: &mut Decided<M::Packet>,
+) {
     let mut doomed = Vec::new();
     shard.fragments.remove_pod(slot, |reason, item| doomed.push((reason, item)));
     for (reason, item) in doomed {
-        refuse(shard, reason, item, decided);
+        refuse(memory, shard, (None, now), reason, item, decided);
     }
 }
 
 /// Takes over what another shard knew of a packet.
-pub(super) fn take<P>(
-    shard: &mut Shard<P>,
-    packet: PacketUnderWay<Held<P>, Verdict>,
-    decided: &mut Decided<P>,
+pub(super) fn take<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    now: Now,
+    packet: PacketUnderWay<Held<M::Packet>, Verdict>,
+    decided: &mut Decided<M::Packet>,
 ) {
     let mut doomed = Vec::new();
     shard.fragments.put(packet, |reason, item| doomed.push((reason, item)));
     for (reason, item) in doomed {
-        refuse(shard, reason, item, decided);
+        refuse(memory, shard, (None, now), reason, item, decided);
     }
 }
 
-fn refuse<P>(shard: &mut Shard<P>, reason: FragmentDrop, item: Held<P>, decided: &mut Decided<P>) {
+fn refuse<M: Memory>(
+    memory: &M,
+    shard: &mut Shard<M::Packet>,
+    (tables, now): (Option<&Tables>, Now),
+    reason: FragmentDrop,
+    item: Held<M::Packet>,
+    decided: &mut Decided<M::Packet>,
+) {
+    if shard.watch.is_some() {
+        watched::held(memory, shard, tables, now, &item);
+    }
     let blame = item.blame();
-    shard.refuse(item.packet, reason_of(reason), blame, decided);
+    shard.refuse(item.packet, reason_of(reason), blame, Some(&item.parsed), decided);
 }
 
 fn reason_of(reason: FragmentDrop) -> DropReason {

@@ -6,6 +6,7 @@ use espalier_api::Direction;
 use espalier_rules::{Decision, Tuple};
 
 use super::{Shard, judge, remote};
+use crate::facts::PacketFact;
 use crate::flow::related::{IcmpMessage, is_error};
 use crate::flow::{
     FlowHandle, FlowKey, FlowState, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
@@ -16,9 +17,9 @@ use crate::tables::{PodTable, Tables};
 
 /// A packet as one pod sees it.
 pub(super) struct Leg<'a> {
-    slot: PodSlot,
-    direction: Direction,
-    packet: &'a Packet,
+    pub(super) slot: PodSlot,
+    pub(super) direction: Direction,
+    pub(super) packet: &'a Packet,
     head: &'a [u8],
 }
 
@@ -34,7 +35,7 @@ impl<'a> Leg<'a> {
     }
 
     /// The packet as the policy sees it.
-    fn tuple(&self) -> Tuple {
+    pub(super) fn tuple(&self) -> Tuple {
         let remote = remote(self.packet, self.direction).into();
         match self.packet.upper() {
             Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
@@ -48,12 +49,22 @@ impl<'a> Leg<'a> {
     }
 
     /// The packet as an ICMP message.
-    fn message(&self) -> IcmpMessage<'a> {
+    pub(super) fn message(&self) -> IcmpMessage<'a> {
         let Self { slot, direction, packet, head } = *self;
         let (source, destination) = (packet.source().into(), packet.destination().into());
         let bytes = usize::from(packet.l4)..head.len().min(packet.end as usize);
         let bytes = head.get(bytes).unwrap_or_default();
         IcmpMessage { slot, direction, source, destination, protocol: packet.protocol, bytes }
+    }
+
+    /// What there is to tell of the packet.
+    pub(super) fn fact(
+        &self,
+        now: Now,
+        generation: u32,
+        verdict: Result<Option<u32>, DropReason>,
+    ) -> PacketFact {
+        PacketFact::new((self.slot, self.direction), self.packet, now, generation, verdict)
     }
 
     fn facts(&self) -> PacketFacts {
@@ -125,12 +136,26 @@ fn stateless<P>(
     {
         judge_again(shard, tables, now, pod, handle);
         if !matches!(shard.flows.state(handle), None | Some(FlowState::Revoked)) {
+            if let Some(flow) = shard.flows.record(handle, now) {
+                passed(shard, now, leg, (flow.rule, flow.generation));
+            }
             return Ok(());
         }
     }
     match allowed(judge::judge(tables, pod, leg.tuple()), leg) {
         Err(_) if is_error => Err(DropReason::IcmpErrorUnrelated),
+        Ok(Some((rule, _))) => {
+            passed(shard, now, leg, (rule, tables.stamp));
+            Ok(())
+        }
         verdict => verdict.map(|_| ()),
+    }
+}
+
+/// Tells of a packet that a rule let pass and no flow counts.
+fn passed<P>(shard: &mut Shard<P>, now: Now, leg: &Leg<'_>, (rule, generation): (u32, u32)) {
+    if let Some(facts) = &mut shard.facts {
+        facts.tell(leg.fact(now, generation, Ok(Some(rule))));
     }
 }
 
@@ -180,8 +205,12 @@ fn begin<P>(
             Refused::PodQuota => DropReason::FlowQuota,
             Refused::PodUnknown => DropReason::PortUnknown,
         }),
+        Ok(_) => Ok(()),
         // An untracked flow needs no entry: its replies pass by the rules of the other direction.
-        _ => Ok(()),
+        Err(_) => {
+            passed(shard, now, leg, (rule, tables.stamp));
+            Ok(())
+        }
     }
 }
 

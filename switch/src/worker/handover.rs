@@ -11,7 +11,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::doorbell::Doorbell;
 use super::port::{self, Place};
 use super::{BATCH, Worker, fair};
-use crate::counters::{Blame, ShardCounters};
+use crate::counters::Blame;
 use crate::flow::{Now, PodSlot};
 use crate::reason::DropReason;
 use crate::step::{From, Handed, Presence};
@@ -67,28 +67,27 @@ impl<P> Outlet<P> {
     }
 
     /// Hands over what was staged, in order, as far as there is room, for which the pods take turns; `refused`
-    /// gets the rest, counted as dropped.
-    pub fn flush(&mut self, counters: &mut ShardCounters, mut refused: impl FnMut(P)) {
+    /// gets the rest. Returns how many were handed over.
+    pub fn flush(&mut self, mut refused: impl FnMut(P, Blame)) -> usize {
         if self.staged.is_empty() {
-            return;
+            return 0;
         }
         let room = self.ring.slots();
         if room < self.staged.len() {
             fair::take_turns(&mut self.staged, &mut self.blames, |_, blame| (*blame, 1));
             for (packet, blame) in self.staged.drain(room..).zip(self.blames.drain(room..)) {
-                refused(packet);
-                counters.dropped(DropReason::HandoverRingFull, blame);
+                refused(packet, blame);
             }
         }
         let count = self.staged.len();
         self.blames.clear();
         let Ok(chunk) = self.ring.write_chunk_uninit(count) else {
             debug_assert!(false, "the room was asked for, and only this worker takes it");
-            return;
+            return 0;
         };
         let handed = chunk.fill_from_iter(self.staged.drain(..));
-        counters.handed_out(handed);
         self.bell.ring_if_asleep();
+        handed
     }
 }
 
@@ -138,8 +137,7 @@ impl Worker {
         match self.rings.to.get_mut(home) {
             Some(Some(outlet)) => outlet.stage(packet, Blame::Ingress(slot)),
             Some(None) | None => {
-                self.pool.free_packet(packet);
-                self.shard.counters.dropped(DropReason::NotHome, Blame::Ingress(slot));
+                self.sink().drop(packet, Blame::Ingress(slot), DropReason::NotHome);
             }
         }
     }

@@ -67,8 +67,7 @@ impl Worker {
             queue.push_back(packet);
             self.shard.counters.handed_out(1);
         } else {
-            self.pool.free_packet(packet);
-            self.shard.counters.dropped(DropReason::MoveQueueFull, Blame::Ingress(slot));
+            self.sink().drop(packet, Blame::Ingress(slot), DropReason::MoveQueueFull);
         }
     }
 
@@ -113,10 +112,11 @@ impl Worker {
     /// Takes the pod in, and deals with what was held for it.
     pub(super) fn settle(&mut self, slot: PodSlot, luggage: Luggage) -> Settled {
         let Luggage { port, flows, link, fragments, .. } = luggage;
-        let taken = self.restore_flows(&flows, clock::now());
+        let now = clock::now();
+        let taken = self.restore_flows(&flows, now);
         self.shard.links.put(slot, link);
         for packet in fragments {
-            step::take_fragments(&mut self.shard, packet, &mut self.decided);
+            step::take_fragments(&self.umem, &mut self.shard, now, packet, &mut self.decided);
         }
         self.carry_out();
         let put = port.map_or(Ok(()), |port| self.put_port(Place::of(Some(slot)), port));

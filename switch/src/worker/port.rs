@@ -1,6 +1,6 @@
 //! A port in a worker's hands: its socket, the packets on their way out, and what each counts as. And all of them.
 
-use espalier_xsk::{FramePool, MAX_SEGMENTS, Packet, Port, PortStatistics, SteerFlags, SteerMeta};
+use espalier_xsk::{FramePool, MAX_SEGMENTS, Packet, Port, PortStatistics, SteerFlags, SteerMeta, Umem};
 use rustix::event::epoll::EventData;
 use rustix::fd::{AsFd, BorrowedFd};
 
@@ -8,7 +8,7 @@ use super::fair;
 use crate::counters::{Blame, ShardCounters};
 use crate::flow::PodSlot;
 use crate::reason::DropReason;
-use crate::step::{From, Handed};
+use crate::step::{From, Handed, Shard};
 
 /// Which of its worker's ports one is: a pod's, by slot, or one of the trunk's queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,11 +122,28 @@ impl Cargo {
             Self::Originated => Blame::Nobody,
         }
     }
+}
 
-    pub(super) fn lost(self, counters: &mut ShardCounters, reason: DropReason) {
-        if let Self::Forwarded { blame, .. } = self {
-            counters.dropped(reason, blame);
+/// What it takes to end a packet's way.
+pub(super) struct Sink<'a> {
+    pub(super) shard: &'a mut Shard<Packet>,
+    pub(super) pool: &'a mut FramePool,
+    pub(super) umem: &'a Umem,
+}
+
+impl Sink<'_> {
+    /// Drops a packet, counted unless the switch made it.
+    pub(super) fn lose(&mut self, packet: Packet, cargo: Cargo, reason: DropReason) {
+        match cargo {
+            Cargo::Forwarded { blame, .. } => self.drop(packet, blame, reason),
+            Cargo::Originated => self.pool.free_packet(packet),
         }
+    }
+
+    /// Drops a packet that was received, counted.
+    pub(super) fn drop(&mut self, packet: Packet, blame: Blame, reason: DropReason) {
+        self.shard.lost(self.umem, &packet, blame, reason);
+        self.pool.free_packet(packet);
     }
 }
 
@@ -208,28 +225,22 @@ impl WorkerPort {
 
     /// Hands the queue to the kernel. What does not fit even after reclaiming is dropped, counted. Says whether the
     /// kernel still has packets of this port.
-    pub(super) fn transmit(
-        &mut self,
-        pool: &mut FramePool,
-        counters: &mut ShardCounters,
-        place: Place,
-    ) -> bool {
-        self.port.complete(pool);
+    pub(super) fn transmit(&mut self, sink: &mut Sink<'_>, place: Place) -> bool {
+        self.port.complete(sink.pool);
         if self.port.unsent() + self.packets.len() * MAX_SEGMENTS > self.port.tx_ring() {
             self.take_turns();
         }
         if !self.packets.is_empty() || !self.flushed {
-            self.send(counters, place);
+            self.send(&mut sink.shard.counters, place);
             self.flush(place);
-            self.port.complete(pool);
+            self.port.complete(sink.pool);
         }
         if !self.packets.is_empty() {
-            self.send(counters, place);
+            self.send(&mut sink.shard.counters, place);
             self.flush(place);
         }
         for (packet, cargo) in self.packets.drain(..).zip(self.cargo.drain(..)) {
-            pool.free_packet(packet);
-            cargo.lost(counters, DropReason::TransmitRingFull);
+            sink.lose(packet, cargo, DropReason::TransmitRingFull);
         }
         self.sending = !self.flushed || self.port.in_tx() > 0;
         self.sending
@@ -259,12 +270,11 @@ impl WorkerPort {
     }
 
     /// Gives the socket back; what was queued is dropped.
-    pub(super) fn dismantle(mut self, pool: &mut FramePool, counters: &mut ShardCounters) -> Port {
+    pub(super) fn dismantle(mut self, sink: &mut Sink<'_>) -> Port {
         for (packet, cargo) in self.packets.drain(..).zip(self.cargo.drain(..)) {
-            pool.free_packet(packet);
-            cargo.lost(counters, DropReason::PortDown);
+            sink.lose(packet, cargo, DropReason::PortDown);
         }
-        self.port.complete(pool);
+        self.port.complete(sink.pool);
         self.port
     }
 }

@@ -195,7 +195,7 @@ impl Pair {
     fn expire(&mut self) -> Vec<(Vec<u8>, Outcome)> {
         let mut decided = Vec::new();
         for bench in &mut self.0 {
-            step::expire(&mut bench.shard, bench.now, &mut decided);
+            step::expire(&Heap, &mut bench.shard, &bench.tables, bench.now, &mut decided);
         }
         decided
     }
@@ -244,7 +244,7 @@ proptest! {
                     one.now = Now(one.now.0 + ms);
                     two.0.iter_mut().for_each(|bench| bench.now = one.now);
                     let mut decided = Vec::new();
-                    step::expire(&mut one.shard, one.now, &mut decided);
+                    step::expire(&Heap, &mut one.shard, &one.tables, one.now, &mut decided);
                     prop_assert_eq!(ends(two.expire()), ends(decided));
                 }
                 (Event::Rules(wide), None) => {
@@ -258,7 +258,7 @@ proptest! {
         one.now = Now(one.now.0 + 60_000);
         let mut decided = Vec::new();
         for _ in 0..40 {
-            step::expire(&mut one.shard, one.now, &mut decided);
+            step::expire(&Heap, &mut one.shard, &one.tables, one.now, &mut decided);
             two.0.iter_mut().for_each(|bench| bench.now = one.now);
             two.expire();
         }

@@ -301,10 +301,10 @@ fn a_fragment_whose_first_never_comes_is_dropped_after_a_while() {
     assert!(bench.step(trunk(WEB), &big_udp(7)[1]).is_empty());
     let mut decided = Vec::new();
     bench.now = Now(bench.now.0 + 400);
-    espalier_switch::step::expire(&mut bench.shard, bench.now, &mut decided);
+    espalier_switch::step::expire(&Heap, &mut bench.shard, &bench.tables, bench.now, &mut decided);
     assert!(decided.is_empty());
     bench.now = Now(bench.now.0 + 400);
-    espalier_switch::step::expire(&mut bench.shard, bench.now, &mut decided);
+    espalier_switch::step::expire(&Heap, &mut bench.shard, &bench.tables, bench.now, &mut decided);
     assert_eq!(decided.len(), 1);
     let totals = &bench.shard.counters.totals;
     assert_eq!(totals.dropped.of(DropReason::FragmentOrphan), 1);
