@@ -10,6 +10,7 @@ use crate::facts::PacketFact;
 use crate::flow::related::{IcmpMessage, is_error};
 use crate::flow::{
     FlowHandle, FlowKey, FlowState, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
+    RuleKey,
 };
 use crate::packet::{Packet, Upper};
 use crate::reason::DropReason;
@@ -136,27 +137,36 @@ fn stateless<P>(
     {
         judge_again(shard, tables, now, pod, handle);
         if !matches!(shard.flows.state(handle), None | Some(FlowState::Revoked)) {
-            if let Some(flow) = shard.flows.record(handle, now) {
-                passed(shard, now, leg, (flow.rule, flow.generation));
-            }
+            let (account, initiator) = shard.flows.account_of(handle);
+            passed(shard, now, leg, account, leg.direction != initiator);
             return Ok(());
         }
     }
     match allowed(judge::judge(tables, pod, leg.tuple()), leg) {
         Err(_) if is_error => Err(DropReason::IcmpErrorUnrelated),
         Ok(Some((rule, _))) => {
-            passed(shard, now, leg, (rule, tables.stamp));
+            passed(shard, now, leg, RuleKey { rule, generation: tables.stamp }, false);
             Ok(())
         }
-        verdict => verdict.map(|_| ()),
+        Ok(None) => {
+            unfiltered(shard, now, leg);
+            Ok(())
+        }
+        Err(reason) => Err(reason),
     }
 }
 
-/// Tells of a packet that a rule let pass and no flow counts.
-fn passed<P>(shard: &mut Shard<P>, now: Now, leg: &Leg<'_>, (rule, generation): (u32, u32)) {
+/// Counts a packet that a rule let pass and no flow counts, and tells of it.
+fn passed<P>(shard: &mut Shard<P>, now: Now, leg: &Leg<'_>, account: RuleKey, reply: bool) {
+    shard.flows.credit(account, reply, leg.packet.end, now);
     if let Some(facts) = &mut shard.facts {
-        facts.tell(leg.fact(now, generation, Ok(Some(rule))));
+        facts.tell(leg.fact(now, account.generation, Ok(Some(account.rule))));
     }
+}
+
+/// Counts a packet of a service that is never filtered.
+fn unfiltered<P>(shard: &mut Shard<P>, now: Now, leg: &Leg<'_>) {
+    shard.flows.credit(RuleKey::NONE, false, leg.packet.end, now);
 }
 
 /// Brings a flow that depends on the present rules up to date with them.
@@ -190,7 +200,11 @@ fn begin<P>(
     leg: &Leg<'_>,
     key: &FlowKey,
 ) -> Result<(), DropReason> {
-    let Some((rule, tracked)) = allowed(judge::judge(tables, pod, leg.tuple()), leg)? else { return Ok(()) };
+    let Some((rule, tracked)) = allowed(judge::judge(tables, pod, leg.tuple()), leg)? else {
+        unfiltered(shard, now, leg);
+        return Ok(());
+    };
+    let account = RuleKey { rule, generation: tables.stamp };
     let flow = NewFlow {
         initiator: leg.direction,
         rule,
@@ -200,15 +214,18 @@ fn begin<P>(
         first: leg.facts(),
     };
     match shard.flows.insert(key, &flow, now) {
-        Err(refused) if tracked => Err(match refused {
-            Refused::Full => DropReason::FlowTableFull,
-            Refused::PodQuota => DropReason::FlowQuota,
-            Refused::PodUnknown => DropReason::PortUnknown,
-        }),
+        Err(refused) if tracked => {
+            shard.flows.credit_refused(account);
+            Err(match refused {
+                Refused::Full => DropReason::FlowTableFull,
+                Refused::PodQuota => DropReason::FlowQuota,
+                Refused::PodUnknown => DropReason::PortUnknown,
+            })
+        }
         Ok(_) => Ok(()),
         // An untracked flow needs no entry: its replies pass by the rules of the other direction.
         Err(_) => {
-            passed(shard, now, leg, (rule, tables.stamp));
+            passed(shard, now, leg, account, false);
             Ok(())
         }
     }
