@@ -329,6 +329,9 @@ pub struct PodStatus {
     /// How the steering program is attached to the veth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xdp: Option<XdpStatus>,
+    /// What is changed at its veth.
+    #[serde(default)]
+    pub tuning: PodTuning,
     /// MAC of the next hop, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_mac: Option<Mac>,
@@ -342,6 +345,18 @@ pub struct PodStatus {
     /// What the kernel could not do for its socket.
     #[serde(default)]
     pub kernel: KernelCounters,
+}
+
+/// What the switch changes at both ends of a pod's veth while it is attached (`--pod-tuning`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTuning {
+    /// What is in effect: `gro`, `threaded-napi`, `qdisc KIND`, `no-tx-checksum`.
+    #[serde(default)]
+    pub applied: Vec<String>,
+    /// Why nothing is, where something should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untuned: Option<String>,
 }
 
 /// Whether a pod's port carries traffic.

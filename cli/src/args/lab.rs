@@ -31,7 +31,7 @@ Examples:
   espalier lab run
   espalier lab run rules-tour --json
   espalier lab run ./mine.yaml --keep
-  espalier lab run rds --mtu 9001 -- --pod-tx-checksum off")]
+  espalier lab run rds --mtu 9001 -- --pod-tuning no-tx-checksum")]
     Run(RunArgs),
     /// Make a lab and leave it up
     #[command(after_help = "Examples:
@@ -55,7 +55,7 @@ Examples:
     #[command(after_help = "Examples:
   espalier lab list
   espalier lab list --json")]
-    List(super::JsonFlag),
+    List(super::FormatArgs),
 }
 
 /// How a lab is made.

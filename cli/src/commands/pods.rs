@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use comfy_table::Cell;
 use espalier_api::agent::{AgentPod, AgentPodState, AgentStatus};
-use espalier_api::control::{MovePod, Moved, PodStatus, PortState, Rebalance};
+use espalier_api::control::{MovePod, Moved, PodStatus, PodTuning, PortState, Rebalance};
 use espalier_api::{InputError, PodName};
 use serde::Serialize;
 
@@ -212,6 +212,7 @@ fn show(pod: &Joined, out: &mut Output) -> Result<(), CliError> {
         ("policies", Cell::new(listed(agent.iter().flat_map(|agent| &agent.policies)))),
         ("agent", Cell::new(agent.map_or_else(|| "does not know it".to_owned(), because))),
         ("veth", Cell::new(format!("{}, XDP {xdp}", pod.veth.as_deref().unwrap_or("not found")))),
+        ("tuning", Cell::new(tuning(&pod.tuning))),
         ("gateway MAC", or_unknown(pod.gateway_mac.map(|mac| mac.to_string()))),
         ("pod MAC", or_unknown(pod.pod_mac.map(|mac| mac.to_string()))),
         ("worker", Cell::new(pod.worker)),
@@ -226,6 +227,14 @@ fn show(pod: &Joined, out: &mut Output) -> Result<(), CliError> {
     }
     fields.push(("lost in the kernel", super::status::lost(&pod.kernel, out)));
     out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
+}
+
+/// What is changed at the pod's veth, or why it is not.
+fn tuning(tuning: &PodTuning) -> String {
+    match &tuning.untuned {
+        Some(reason) => format!("none: {reason}"),
+        None => listed(&tuning.applied),
+    }
 }
 
 fn traffic(packets: u64, bytes: u64) -> String {

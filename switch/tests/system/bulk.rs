@@ -44,7 +44,8 @@ fn jumbo_frames_with_the_pods_offload_off() {
 }
 
 fn carries_much(mtu: u32, checksums: Checksums) {
-    let flags: &[&str] = if checksums == Checksums::ByPod { &["--pod-tuning", "no-tx-checksum"] } else { &[] };
+    let flags: &[&str] =
+        if checksums == Checksums::ByPod { &["--pod-tuning", "no-tx-checksum"] } else { &[] };
     let mut site = Site::idle(Scenario::parse(OPEN).unwrap(), Some(mtu), flags);
     let namespaces: Vec<_> = ["t/a", "t/b"].iter().map(|pod| site.namespace(pod).unwrap().path()).collect();
     name_by_namespace(&mut site.snapshot, &namespaces);
