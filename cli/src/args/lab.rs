@@ -55,7 +55,7 @@ Examples:
     #[command(after_help = "Examples:
   espalier lab list
   espalier lab list --json")]
-    List(super::FormatArgs),
+    List(super::JsonFlag),
 }
 
 /// How a lab is made.
