@@ -11,6 +11,7 @@ pub mod ec2;
 pub mod error;
 pub mod explain;
 pub mod file;
+pub mod filter;
 pub mod flows;
 pub mod ids;
 pub mod protocol;
