@@ -76,6 +76,7 @@ impl Link {
 }
 
 /// The links of one worker, by slot.
+#[derive(Clone)]
 pub struct Links {
     links: Vec<Link>,
     next: Option<Now>,

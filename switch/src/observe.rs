@@ -12,10 +12,14 @@ use crate::packet::Packet;
 use crate::reason::DropReason;
 use crate::step::{From, Outcome};
 
+mod tap;
+
+pub use tap::{Sample, Samples, Tap, Wanted, tap};
+
 /// Somebody who looks at packets.
 pub trait Observer: Send {
-    /// A packet has been decided, or lost afterwards.
-    fn seen(&mut self, seen: &Seen<'_>);
+    /// A packet has been decided, or lost afterwards. Says whether the observer wants to see more.
+    fn seen(&mut self, seen: &Seen<'_>) -> bool;
 }
 
 /// A packet and what was made of it.
@@ -94,9 +98,9 @@ impl LegSeen {
     }
 }
 
-/// An observer at a shard, and the packet under way.
+/// The observers at a shard, and the packet under way.
 pub struct Watch {
-    observer: Box<dyn Observer>,
+    observers: Vec<Box<dyn Observer>>,
     now: Now,
     generation: u32,
     from: From,
@@ -108,8 +112,25 @@ pub struct Watch {
 impl Watch {
     /// Shows everything to the observer.
     pub fn new(observer: Box<dyn Observer>) -> Self {
-        let from = From::Trunk { vlan: 0 };
-        Self { observer, now: Now(0), generation: 0, from, bytes: Vec::new(), len: 0, legs: Vec::new() }
+        Self {
+            observers: vec![observer],
+            now: Now(0),
+            generation: 0,
+            from: From::Trunk { vlan: 0 },
+            bytes: Vec::new(),
+            len: 0,
+            legs: Vec::new(),
+        }
+    }
+
+    /// Shows everything to another observer, too.
+    pub fn add(&mut self, observer: Box<dyn Observer>) {
+        self.observers.push(observer);
+    }
+
+    /// Whether nobody wants to see more.
+    pub fn is_over(&self) -> bool {
+        self.observers.is_empty()
     }
 
     /// The next packet.
@@ -132,15 +153,17 @@ impl Watch {
 
     /// What became of the packet.
     pub(crate) fn end(&mut self, parsed: Option<&Packet>, end: End) {
-        let Self { observer, now, generation, from, bytes, len, legs } = self;
+        let Self { observers, now, generation, from, bytes, len, legs } = self;
         let (now, generation, from, len) = (*now, *generation, *from, *len);
-        observer.seen(&Seen { now, generation, from: Some(from), bytes, len, parsed, legs, end });
+        let seen = Seen { now, generation, from: Some(from), bytes, len, parsed, legs, end };
+        observers.retain_mut(|observer| observer.seen(&seen));
     }
 
     /// A packet was lost after the step.
     pub(crate) fn lost(&mut self, bytes: &[u8], len: usize, blame: Blame, reason: DropReason) {
         let (now, generation) = (self.now, self.generation);
         let end = End::Lost { blame, reason };
-        self.observer.seen(&Seen { now, generation, from: None, bytes, len, parsed: None, legs: &[], end });
+        let seen = Seen { now, generation, from: None, bytes, len, parsed: None, legs: &[], end };
+        self.observers.retain_mut(|observer| observer.seen(&seen));
     }
 }

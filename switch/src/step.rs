@@ -21,13 +21,17 @@ use crate::tables::Tables;
 mod forward;
 mod fragment;
 mod guard;
+mod heap;
 mod judge;
+mod trace;
 mod track;
 mod watched;
 
 use guard::Bytes;
 
-pub use fragment::Held;
+pub use fragment::{Fate, Held};
+pub use heap::Heap;
+pub use trace::{Traced, trace};
 
 /// Access to the bytes of packets, wherever they lie.
 pub trait Memory {
@@ -132,7 +136,7 @@ pub struct Shard<P> {
     /// Its flows.
     pub flows: FlowTable,
     /// Fragmented packets under way.
-    pub fragments: Fragments<Held<P>, Verdict>,
+    pub fragments: Fragments<Held<P>, Fate>,
     /// Whether ICMP errors about a live flow pass without a rule.
     pub related_errors: bool,
     /// Which pods are at home here, by slot.
@@ -155,7 +159,7 @@ pub struct ShardParts<P> {
     /// Its flows.
     pub flows: FlowTable,
     /// Fragmented packets under way.
-    pub fragments: Fragments<Held<P>, Verdict>,
+    pub fragments: Fragments<Held<P>, Fate>,
     /// Whether ICMP errors about a live flow pass without a rule.
     pub related_errors: bool,
     /// Its pods' slots.
@@ -382,7 +386,7 @@ pub fn take_fragments<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     now: Now,
-    packet: PacketUnderWay<Held<M::Packet>, Verdict>,
+    packet: PacketUnderWay<Held<M::Packet>, Fate>,
     decided: &mut Decided<M::Packet>,
 ) {
     fragment::take(memory, shard, now, packet, decided);

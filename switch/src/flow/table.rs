@@ -247,6 +247,16 @@ impl FlowTable {
         Ok(entry)
     }
 
+    /// Whether a flow that is not in the table would get an entry, if need be another's of its pod.
+    pub fn room_for(&self, flow: &FlowRecord, now: Now) -> Result<(), Refused> {
+        let (slot, family) = (flow.key.slot().index(), flow.key.family());
+        let pod = self.pods.get(slot).ok_or(Refused::PodUnknown)?;
+        match self.pools[family as usize].room(pod.used[family as usize]) {
+            Err(_) if self.victim(slot, family, flow.state.class(), now.tick()).is_some() => Ok(()),
+            room => room,
+        }
+    }
+
     fn admit(&mut self, slot: usize, family: Family, class: Class, tick: u32) -> Result<(), Refused> {
         if class == Class::HalfOpen {
             self.bound_half_open(slot, self.half_open_per_pod - 1);

@@ -2,11 +2,11 @@
 
 use espalier_api::Direction;
 
-use super::{Decided, Memory, Path, Shard, Verdict, finish, policies, watched};
+use super::{Decided, Memory, Path, Shard, Verdict, finish, policies, track, watched};
 use crate::counters::Blame;
 use crate::facts::PacketFact;
 use crate::flow::fragment::{FragmentDrop, FragmentKey, Later, PacketUnderWay, Part};
-use crate::flow::{Now, PodSlot};
+use crate::flow::{Now, PodSlot, RuleKey};
 use crate::packet::{Fragment, Packet};
 use crate::reason::DropReason;
 use crate::tables::Tables;
@@ -30,6 +30,17 @@ impl<P> Held<P> {
         }
     }
 
+    /// The policies that let it pass: the sender's egress, the receiver's ingress.
+    fn passed(&self, verdict: Verdict) -> [Option<(PodSlot, Direction)>; 2] {
+        let egress = self.path.source.map(|slot| (slot, Direction::Egress));
+        let ingress = self.path.destination.map(|slot| (slot, Direction::Ingress));
+        match verdict {
+            Ok(()) => [egress, ingress],
+            Err((_, Blame::Ingress(_))) => [egress, None],
+            Err(_) => [None, None],
+        }
+    }
+
     /// The packet that it is a part of, in the pod's share that it counts against, and the part.
     fn part(&self) -> Option<(FragmentKey, Part)> {
         let Fragment::Part { id, offset, more } = self.parsed.fragment() else { return None };
@@ -40,6 +51,37 @@ impl<P> Held<P> {
         };
         let key = FragmentKey::new(slot, direction, source, destination, self.parsed.protocol, id);
         Some((key, Part { offset, len: self.parsed.l4_len() as u32, more }))
+    }
+}
+
+/// What the first fragment of a packet means for the others.
+#[derive(Clone, Copy)]
+pub struct Fate {
+    verdict: Verdict,
+    /// The rules that let it pass, for the sender's egress and the receiver's ingress, and whether it was a reply there.
+    accounts: [(RuleKey, bool); 2],
+}
+
+impl Fate {
+    /// Of a packet whose first fragment has just been decided.
+    fn of<P>(shard: &Shard<P>, first: &Held<P>, verdict: Verdict) -> Self {
+        let account = |(slot, direction)| {
+            let key = track::key(slot, direction, &first.parsed)?;
+            let (account, initiator) = shard.flows.account_of(shard.flows.find(&key).handle()?);
+            Some((account, direction != initiator))
+        };
+        let accounts =
+            first.passed(verdict).map(|leg| leg.and_then(account).unwrap_or((RuleKey::NONE, false)));
+        Self { verdict, accounts }
+    }
+
+    /// Counts a later fragment, which no flow does.
+    fn credit<P>(&self, shard: &mut Shard<P>, now: Now, later: &Held<P>) {
+        for (leg, (account, reply)) in later.passed(self.verdict).iter().zip(self.accounts) {
+            if leg.is_some() {
+                shard.flows.credit(account, reply, later.parsed.end, now);
+            }
+        }
     }
 }
 
@@ -58,7 +100,7 @@ pub(super) fn fragment<M: Memory>(
     let mut drop = |reason, item| doomed.push((reason, item));
     if part.offset > 0 {
         match shard.fragments.later(&key, &part, now, item, &mut drop) {
-            Later::Inherit(verdict, item) => ready.push((item, verdict)),
+            Later::Inherit(fate, item) => ready.push((item, fate)),
             Later::Held => {}
             Later::Drop(reason, item) => drop(reason, item),
         }
@@ -68,16 +110,21 @@ pub(super) fn fragment<M: Memory>(
             Ok(()) => {
                 let head = memory.head(&item.packet);
                 let verdict: Verdict = policies(shard, tables, now, &item.parsed, item.path, head, [None; 2]);
-                ready.push((item, verdict));
-                shard.fragments.decide(&key, verdict, now, |held| ready.push((held, verdict)));
+                let fate = Fate::of(shard, &item, verdict);
+                ready.push((item, fate));
+                shard.fragments.decide(&key, fate, now, |held| ready.push((held, fate)));
             }
         }
     }
     for (reason, item) in doomed {
         refuse(memory, shard, (Some(tables), now), reason, item, decided);
     }
-    for (item, verdict) in ready {
-        tell_later(shard, tables, now, &item, verdict);
+    for (item, fate) in ready {
+        let verdict = fate.verdict;
+        if matches!(item.parsed.fragment(), Fragment::Part { offset: 1.., .. }) {
+            fate.credit(shard, now, &item);
+            tell_later(shard, tables, now, &item, verdict);
+        }
         let Held { parsed, path, packet } = item;
         finish(memory, shard, tables, (&parsed, path), packet, verdict, decided);
     }
@@ -86,9 +133,6 @@ pub(super) fn fragment<M: Memory>(
 /// Tells of a later fragment, which no flow counts.
 fn tell_later<P>(shard: &mut Shard<P>, tables: &Tables, now: Now, item: &Held<P>, verdict: Verdict) {
     let Some(facts) = &mut shard.facts else { return };
-    if !matches!(item.parsed.fragment(), Fragment::Part { offset: 1.., .. }) {
-        return;
-    }
     let passed =
         |slot, direction| PacketFact::new((slot, direction), &item.parsed, now, tables.stamp, Ok(None));
     let sent = item.path.source.map(|slot| passed(slot, Direction::Egress));
@@ -140,7 +184,7 @@ pub(super) fn take<M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     now: Now,
-    packet: PacketUnderWay<Held<M::Packet>, Verdict>,
+    packet: PacketUnderWay<Held<M::Packet>, Fate>,
     decided: &mut Decided<M::Packet>,
 ) {
     let mut doomed = Vec::new();

@@ -216,11 +216,7 @@ fn begin<P>(
     match shard.flows.insert(key, &flow, now) {
         Err(refused) if tracked => {
             shard.flows.credit_refused(account);
-            Err(match refused {
-                Refused::Full => DropReason::FlowTableFull,
-                Refused::PodQuota => DropReason::FlowQuota,
-                Refused::PodUnknown => DropReason::PortUnknown,
-            })
+            Err(reason(refused))
         }
         Ok(_) => Ok(()),
         // An untracked flow needs no entry: its replies pass by the rules of the other direction.
@@ -228,6 +224,15 @@ fn begin<P>(
             passed(shard, now, leg, account, false);
             Ok(())
         }
+    }
+}
+
+/// Why a tracked flow without an entry is dropped.
+pub(super) fn reason(refused: Refused) -> DropReason {
+    match refused {
+        Refused::Full => DropReason::FlowTableFull,
+        Refused::PodQuota => DropReason::FlowQuota,
+        Refused::PodUnknown => DropReason::PortUnknown,
     }
 }
 

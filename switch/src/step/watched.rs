@@ -29,6 +29,7 @@ pub(super) fn each<M: Memory>(
         one.push(packet);
         batch(memory, shard, tables, now, |_| from, &mut one, decided);
     }
+    shard.watch.take_if(|watch| watch.is_over());
 }
 
 /// Tells the watch that a held fragment's way ends.

@@ -14,10 +14,12 @@ use super::moving::{Luggage, Settled};
 use super::port::{Place, WorkerPort};
 use crate::clock;
 use crate::counters::ShardCounters;
+use crate::facts::{Listeners, Tellers, rings};
 use crate::flow::ChangePage;
 use crate::flow::{FlowRecord, PodSlot};
 use crate::neighbour::HostEnd;
-use crate::step::Presence;
+use crate::observe::{Observer, Watch};
+use crate::step::{self, From, Presence, Traced};
 use crate::tables::Tables;
 
 /// How long a worker may take to answer. It reads commands every few batches.
@@ -60,6 +62,12 @@ pub enum Command {
     TakeChanges(Box<ChangePage>, Sender<(Box<ChangePage>, bool)>),
     /// Enter flows of an earlier life; the reply is how many were taken.
     RestoreFlows(Vec<FlowRecord>, Sender<u64>),
+    /// Show every packet to this observer from now on, for as long as it wants.
+    Watch(Box<dyn Observer>, Sender<()>),
+    /// Tell what would become of this frame.
+    Trace(From, Vec<u8>, Sender<Option<Traced>>),
+    /// Tell of flows and packets from now on, or tell nobody.
+    Listen(Option<Tellers>, Sender<()>),
     /// Tell the counters.
     Report(Sender<Box<Report>>),
     /// End the thread.
@@ -246,6 +254,29 @@ impl Handle {
         self.ask(|reply| Command::RestoreFlows(flows, reply))
     }
 
+    /// Has the worker show its packets to an observer, for as long as that wants to see more.
+    pub fn watch(&self, observer: Box<dyn Observer>) -> Result<(), WorkerFailed> {
+        self.ask(|reply| Command::Watch(observer, reply))
+    }
+
+    /// What would become of the frame, by the worker's present tables and flows; nothing without tables.
+    pub fn trace(&self, from: From, frame: Vec<u8>) -> Result<Option<Traced>, WorkerFailed> {
+        self.ask(|reply| Command::Trace(from, frame, reply))
+    }
+
+    /// Listens to what the worker tells, through rings with room for so many facts of each kind. Whoever listened before
+    /// does not any more.
+    pub fn listen(&self, capacity: usize) -> Result<Listeners, WorkerFailed> {
+        let (tellers, listeners) = rings(capacity);
+        self.ask(|reply| Command::Listen(Some(tellers), reply))?;
+        Ok(listeners)
+    }
+
+    /// Has the worker tell nobody any more.
+    pub fn hush(&self) -> Result<(), WorkerFailed> {
+        self.ask(|reply| Command::Listen(None, reply))
+    }
+
     /// The worker's state.
     pub fn report(&self) -> Result<Box<Report>, WorkerFailed> {
         self.begin_report()?.report()
@@ -340,6 +371,25 @@ impl Worker {
                 }
                 Command::RestoreFlows(flows, reply) => {
                     answer(reply, self.restore_flows(&flows, clock::now()))
+                }
+                Command::Watch(observer, reply) => {
+                    match &mut self.shard.watch {
+                        Some(watch) => watch.add(observer),
+                        None => self.shard.watch = Some(Box::new(Watch::new(observer))),
+                    }
+                    answer(reply, ());
+                }
+                Command::Trace(from, frame, reply) => {
+                    let tables = self.tables.as_deref();
+                    let now = clock::now();
+                    answer(reply, tables.map(|tables| step::trace(&self.shard, tables, now, from, frame)));
+                }
+                Command::Listen(tellers, reply) => {
+                    let (ended, packets) =
+                        tellers.map_or((None, None), |tellers| (Some(tellers.ended), Some(tellers.packets)));
+                    self.shard.flows.ended = ended;
+                    self.shard.facts = packets;
+                    answer(reply, ());
                 }
                 Command::Report(reply) => answer(reply, Box::new(self.report())),
                 Command::Stop => return false,

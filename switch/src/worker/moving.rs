@@ -16,7 +16,7 @@ use crate::flow::fragment::PacketUnderWay;
 use crate::flow::{FlowRecord, PodSlot};
 use crate::neighbour::Link;
 use crate::reason::DropReason;
-use crate::step::{self, Held, Presence, Verdict};
+use crate::step::{self, Fate, Held, Presence};
 
 /// Packets held for a pod on its way.
 const HOLD: usize = 4096;
@@ -31,7 +31,7 @@ pub struct Luggage {
     flows: Vec<FlowRecord>,
     more_flows: bool,
     link: Link,
-    fragments: Vec<PacketUnderWay<Held<Packet>, Verdict>>,
+    fragments: Vec<PacketUnderWay<Held<Packet>, Fate>>,
 }
 
 impl Luggage {

@@ -9,7 +9,8 @@ use espalier_switch::flow::{FlowConfig, FlowTable, Now, PodSlot, Timeouts};
 use espalier_switch::neighbour::HostEnd;
 use espalier_switch::reason::DropReason;
 use espalier_switch::responder::Originated;
-use espalier_switch::step::{self, From, Memory, Outcome, Shard, ShardParts};
+pub(crate) use espalier_switch::step::Heap;
+use espalier_switch::step::{self, From, Outcome, Shard, ShardParts};
 use espalier_switch::tables::Tables;
 use etherparse::PacketBuilder;
 
@@ -50,25 +51,6 @@ securityGroups:
     rules:
       - {SecurityGroupRuleId: sgr-5432, IpProtocol: tcp, FromPort: 5432, ToPort: 5432, ReferencedGroupInfo: {GroupId: sg-web}}
 ";
-
-/// Frames as plain bytes.
-pub(crate) struct Heap;
-
-impl Memory for Heap {
-    type Packet = Vec<u8>;
-    fn head<'a>(&'a self, packet: &'a Vec<u8>) -> &'a [u8] {
-        packet
-    }
-    fn head_mut<'a>(&'a self, packet: &'a mut Vec<u8>) -> &'a mut [u8] {
-        packet
-    }
-    fn len(&self, packet: &Vec<u8>) -> usize {
-        packet.len()
-    }
-    fn segments<'a>(&'a self, packet: &'a Vec<u8>) -> impl Iterator<Item = &'a [u8]> {
-        std::iter::once(&packet[..])
-    }
-}
 
 /// A shard with its tables.
 pub(crate) struct Bench {
