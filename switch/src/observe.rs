@@ -44,7 +44,7 @@ pub struct Seen<'a> {
 }
 
 /// What became of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
     /// The step decided so.
     Decided(Outcome),

@@ -97,7 +97,7 @@ impl From {
 }
 
 /// What is to be done with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Send it to the pod, or to the trunk (`None`).
     Forward {

@@ -7,3 +7,4 @@ mod hostile;
 mod responder;
 mod split;
 mod stages;
+mod watch;

@@ -12,7 +12,7 @@ use crate::harness::*;
 
 /// Who sends a packet.
 #[derive(Debug, Clone, Copy)]
-enum Sender {
+pub(crate) enum Sender {
     /// A host, to this pod, by a queue of the trunk that this worker serves.
     Trunk { to: usize, queue: usize },
     /// This pod, out of the node.
@@ -23,7 +23,7 @@ enum Sender {
 
 /// What happens.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+pub(crate) enum Event {
     /// A packet. With the checksum left to the NIC where a pod sends it.
     Packet { sender: Sender, v6: bool, kind: u8, ports: (u16, u16), partial: bool },
     /// A part of a datagram between the pods: which, of which datagram.
@@ -36,7 +36,7 @@ enum Event {
     Rules(bool),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     let sender = prop_oneof![
         1 => (0..2usize, 0..2usize).prop_map(|(to, queue)| Sender::Trunk { to, queue }),
         1 => (0..2usize).prop_map(Sender::Out),
@@ -60,7 +60,7 @@ const OWN: [[&str; 2]; 2] = [[WEB_IP, WEB_IP6], [DB_IP, DB_IP6]];
 const FAR: [&str; 2] = [HOST_IP, HOST_IP6];
 
 /// Everybody's UDP and pings to `db`, so that more than TCP crosses.
-fn rules(wide: bool) -> String {
+pub(crate) fn rules(wide: bool) -> String {
     let more = "      - {SecurityGroupRuleId: sgr-udp-db, IpProtocol: udp, FromPort: 0, ToPort: 65535, CidrIpv4: 10.0.0.0/8}
       - {SecurityGroupRuleId: sgr-ping-db, IpProtocol: icmp, FromPort: -1, ToPort: -1, CidrIpv4: 10.0.0.0/8}
 ";
@@ -77,7 +77,7 @@ fn rules(wide: bool) -> String {
 }
 
 /// The frame and where it comes from, for a switch with one worker.
-fn frame_of(event: Event) -> Option<(From, Vec<u8>)> {
+pub(crate) fn frame_of(event: Event) -> Option<(From, Vec<u8>)> {
     match event {
         Event::Packet { sender, v6, kind, ports: (a, b), partial } => {
             let load = match kind {
