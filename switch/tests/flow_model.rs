@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use espalier_api::rule::Direction::{self, Egress, Ingress};
 use espalier_switch::flow::tcp_flag::{ACK, FIN, RST, SYN};
 use espalier_switch::flow::{
-    FlowConfig, FlowKey, FlowState, FlowTable, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot,
-    PoolConfig, Refused, Timeouts,
+    Accounts, FlowConfig, FlowKey, FlowState, FlowTable, Found, Judgement, NewFlow, Now, Outcome,
+    PacketFacts, PodSlot, PoolConfig, Refused, RuleCounts, RuleKey, Timeouts,
 };
 use proptest::prelude::*;
 
@@ -32,6 +32,10 @@ enum Event {
     RemovePod(u16),
     /// The pod gets other timeouts.
     Timeouts(u16, bool),
+    /// The pod's flows are taken out, and come back as from another worker.
+    Move(u16),
+    /// So many entries more are added up for the rules' counts.
+    AddUp(u32),
 }
 
 fn direction() -> impl Strategy<Value = Direction> {
@@ -69,6 +73,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0_usize..40).prop_map(Event::Sweep),
         1 => (0..PODS).prop_map(Event::RemovePod),
         1 => (0..PODS, any::<bool>()).prop_map(|(slot, short)| Event::Timeouts(slot, short)),
+        1 => (0..PODS).prop_map(Event::Move),
+        6 => (1_u32..20).prop_map(Event::AddUp),
     ]
 }
 
@@ -237,7 +243,11 @@ enum Fate {
 struct Model {
     flows: HashMap<FlowKey, Flow>,
     timeouts: Vec<Timeouts>,
+    passed: Sums,
 }
+
+/// Packets and bytes, those of replies, and flows, by rule.
+type Sums = HashMap<RuleKey, [u64; 5]>;
 
 impl Model {
     /// Takes the flows out that are over.
@@ -269,6 +279,7 @@ impl Model {
                 flow.count(direction, tick);
                 let tracked_udp = key.protocol() == UDP && flow.judgement.tracked;
                 flow.stream |= tracked_udp && flow.packets.iter().all(|count| *count > 1);
+                note(&mut self.passed, flow, direction, false);
                 return Fate::Passed(flow.state(key));
             }
         }
@@ -276,8 +287,61 @@ impl Model {
         let Some(judgement) = rules(generation, key, direction) else { return Fate::Denied };
         let flow = Flow::new(key, judgement, direction, flags, tick);
         let state = flow.state(key);
+        note(&mut self.passed, &flow, direction, true);
         self.flows.insert(*key, flow);
         Fate::New(state)
+    }
+}
+
+/// Counts a packet for the rule its flow is under.
+fn note(passed: &mut Sums, flow: &Flow, direction: Direction, begins: bool) {
+    let key = RuleKey { rule: flow.judgement.rule, generation: flow.judgement.generation };
+    let sums = passed.entry(key).or_default();
+    let side = if direction == flow.initiator { 0 } else { 2 };
+    sums[side] += 1;
+    sums[side + 1] += 100;
+    sums[4] += u64::from(begins);
+}
+
+/// The rules' counts as the manager gathers them.
+#[derive(Default)]
+struct Gathered {
+    settled: HashMap<RuleKey, RuleCounts>,
+    /// What the model said when the adding up under way began.
+    begun: Option<Sums>,
+    last: Sums,
+}
+
+impl Gathered {
+    /// Adds up some entries; at the end, every rule's sum must be one of the time since the beginning.
+    fn go_on(&mut self, table: &mut FlowTable, limit: u32, model: &Sums) -> Result<(), TestCaseError> {
+        if self.begun.is_none() {
+            for (key, counts) in table.settle() {
+                self.settled.entry(key).or_default().add(&counts);
+            }
+            table.begin_live();
+            self.begun = Some(model.clone());
+        }
+        let Some(live) = table.go_on_live(limit) else { return Ok(()) };
+        let sums = self.with(live);
+        for (key, least) in self.begun.take().unwrap_or_default() {
+            let (got, last) = (sums.get(&key).copied().unwrap_or_default(), self.last.get(&key));
+            for (place, got) in got.into_iter().enumerate() {
+                prop_assert!(got >= least[place] && got <= model[&key][place], "{:?} {:?}", key, sums);
+                prop_assert!(last.is_none_or(|last| got >= last[place]), "{:?} went back", key);
+            }
+        }
+        self.last = sums;
+        Ok(())
+    }
+
+    fn with(&self, live: Accounts) -> Sums {
+        let mut sums = self.settled.clone();
+        live.iter().for_each(|(key, counts)| sums.entry(*key).or_default().add(counts));
+        let sums = sums
+            .into_iter()
+            .map(|(key, of)| (key, [of.packets, of.bytes, of.reply_packets, of.reply_bytes, of.flows]));
+        sums.filter(|(_, of)| *of != [0; 5]).collect()
     }
 }
 
@@ -352,7 +416,12 @@ fn agree(table: &FlowTable, model: &Model, tick: u64, now: Now) -> Result<(), Te
 /// Lets both live through `events`, with room for every flow.
 fn compare(events: Vec<Event>) -> Result<(), TestCaseError> {
     let mut table = table(PoolConfig { flows: 32, pod_quota: 32, pod_reserve: 0 }, 32);
-    let mut model = Model { flows: HashMap::new(), timeouts: vec![Timeouts::NITRO_V6; PODS.into()] };
+    let mut model = Model {
+        flows: HashMap::new(),
+        timeouts: vec![Timeouts::NITRO_V6; PODS.into()],
+        passed: HashMap::new(),
+    };
+    let mut gathered = Gathered::default();
     let (mut clock, mut generation) = (1_000_000_u64, 1);
     for event in events {
         let (now, tick) = (Now(clock), clock / 64);
@@ -366,6 +435,16 @@ fn compare(events: Vec<Event>) -> Result<(), TestCaseError> {
             }
             Event::Wait(ms) => clock += ms,
             Event::Generation => generation += 1,
+            Event::Move(slot) => {
+                let mut moved = Vec::new();
+                while table.len_of(PodSlot(slot)) > 0 {
+                    moved.extend(table.take_pod(PodSlot(slot), 3, now));
+                }
+                for flow in moved {
+                    prop_assert!(table.restore(&flow, now).is_ok());
+                }
+            }
+            Event::AddUp(limit) => gathered.go_on(&mut table, limit, &model.passed)?,
             Event::Sweep(budget) => prop_assert!(table.sweep(now, budget) <= budget),
             Event::RemovePod(slot) => {
                 while !table.remove_pod(PodSlot(slot), 1) {}
@@ -389,6 +468,9 @@ fn compare(events: Vec<Event>) -> Result<(), TestCaseError> {
         }
         agree(&table, &model, clock / 64, Now(clock))?;
     }
+    gathered.begun = None;
+    gathered.go_on(&mut table, u32::MAX, &model.passed)?;
+    prop_assert_eq!(gathered.last, model.passed);
     Ok(())
 }
 
