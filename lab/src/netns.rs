@@ -180,6 +180,13 @@ impl NetNs {
         self.run(|| run_tool("ethtool", &mut command, &self.name, None))?.map(|_| ())
     }
 
+    /// Runs a line of shell with the namespace's own `/sys`, which nothing else that runs inside sees; gives what it prints.
+    pub fn with_sysfs(&self, line: &str) -> Result<String, NetNsError> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, "sh", "-ec", line]);
+        run_tool("ip", &mut command, &self.name, None).map(|shown| shown.trim().to_owned())
+    }
+
     /// Writes a kernel setting: `sysctl("net/ipv4/ip_forward", "1")`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), NetNsError> {
         let path = format!("/proc/sys/{key}");

@@ -5,7 +5,6 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use espalier_api::Snapshot;
 use espalier_lab::Scenario;
 use espalier_lab::netns::NetNs;
 use serde_json::Value;
@@ -47,8 +46,7 @@ fn carries_much(mtu: u32, checksums: Checksums) {
     let flags: &[&str] =
         if checksums == Checksums::ByPod { &["--pod-tuning", "no-tx-checksum"] } else { &[] };
     let mut site = Site::idle(Scenario::parse(OPEN).unwrap(), Some(mtu), flags);
-    let namespaces: Vec<_> = ["t/a", "t/b"].iter().map(|pod| site.namespace(pod).unwrap().path()).collect();
-    name_by_namespace(&mut site.snapshot, &namespaces);
+    site.name_by_namespace();
     site.apply_snapshot();
     let (a, b) = (site.namespace("t/a").unwrap(), site.namespace("t/b").unwrap());
     let far = site.namespace("far").unwrap();
@@ -72,14 +70,6 @@ fn carries_much(mtu: u32, checksums: Checksums) {
     assert_eq!(after.problems, Vec::<String>::new());
     for namespace in [a, b, far] {
         assert_eq!(bad_checksums(namespace), 0, "in {}", namespace.name());
-    }
-}
-
-/// The switch finds the host's ends of the veths by itself.
-fn name_by_namespace(snapshot: &mut Snapshot, namespaces: &[std::path::PathBuf]) {
-    for (pod, namespace) in snapshot.pods.iter_mut().zip(namespaces) {
-        pod.veth = None;
-        pod.netns = Some(namespace.clone());
     }
 }
 

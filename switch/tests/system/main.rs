@@ -19,4 +19,5 @@ mod restart;
 mod scenarios;
 mod site;
 mod traffic;
+mod tuning;
 mod workers;

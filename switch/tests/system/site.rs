@@ -106,6 +106,14 @@ impl Site {
         Self::up(Scenario::parse(OPEN).unwrap())
     }
 
+    /// Has the snapshot name the pods' namespaces instead of the host's ends of their veths.
+    pub(crate) fn name_by_namespace(&mut self) {
+        for pod in &mut self.snapshot.pods {
+            pod.veth = None;
+            pod.netns = Some(self.lab.namespace(pod.name.as_str()).unwrap().path());
+        }
+    }
+
     /// Starts the program, with [`WORKERS`] workers unless the flags say another number; of a lab whose switch ended.
     pub(crate) fn start_switch_again(&mut self, flags: &[&str]) {
         let workers = WORKERS.to_string();

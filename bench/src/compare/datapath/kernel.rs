@@ -41,7 +41,7 @@ pub(super) fn start(site: &Site, form: Form, rules: &Rules) -> Result<()> {
         // The generator's frames need a receiving end with NAPI.
         node.offload(interface, "gro on")?;
         let mask = 1 << SUBJECT_CORE;
-        Site::with_sysfs(node, &format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus"))?;
+        node.with_sysfs(&format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus"))?;
     }
     load(site, &ruleset(form, rules)?)
 }

@@ -9,15 +9,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use espalier_lab::netns::NetNs;
 
-use super::site::Site;
-
 /// Gives an interface that is up a receiving thread on this core, ahead of everything else there: a sink that has to
 /// wait for the generator loses frames at its ring.
 pub(super) fn receive_on(namespace: &NetNs, interface: &str, core: usize) -> Result<()> {
     // A veth has NAPI only with GRO or a program, and the kernel makes threads only where there is NAPI.
     namespace.offload(interface, "gro on")?;
     let before = threads(interface)?;
-    Site::with_sysfs(namespace, &format!("echo 1 > /sys/class/net/{interface}/threaded"))?;
+    namespace.with_sysfs(&format!("echo 1 > /sys/class/net/{interface}/threaded"))?;
     for thread in threads(interface)?.into_iter().filter(|thread| !before.contains(thread)) {
         keep_ahead(thread, core)?;
     }

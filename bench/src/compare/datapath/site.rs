@@ -4,9 +4,8 @@
 //! VLANs are constants: the frames of all subjects are the same. The namespaces are gone when the site is dropped.
 
 use std::net::Ipv4Addr;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use espalier_lab::netns::{NetNs, unique_name};
 use espalier_pktgen::frame::Protocol;
 use espalier_pktgen::traffic::{Sizes, Traffic};
@@ -181,16 +180,6 @@ impl Site {
             flows,
         })
         .map(Some)
-    }
-
-    /// Runs a line of shell with the node's `/sys`, which a thread that only enters the namespace does not see.
-    pub(super) fn with_sysfs(namespace: &NetNs, line: &str) -> Result<String> {
-        let output = Command::new("ip")
-            .args(["netns", "exec", namespace.name(), "sh", "-ec", line])
-            .output()
-            .context("cannot run ip: install iproute2")?;
-        ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 }
 
