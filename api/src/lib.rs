@@ -20,7 +20,9 @@ pub mod rule;
 pub mod settings;
 pub mod snapshot;
 pub mod socket;
+pub mod trace;
 mod validate;
+pub mod watch;
 
 pub use error::InputError;
 pub use explain::{Answer, Difference, Explained, Nearest, Query, QueryProtocol, Verdict};
