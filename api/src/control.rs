@@ -381,6 +381,16 @@ pub struct PodCounters {
     pub tx: u64,
     /// Bytes to the pod.
     pub tx_bytes: u64,
+    /// Of those from the pod, the packets that left its side: sent to the trunk, or let through to the policy of another
+    /// pod of the node. When none is under way `rx == out + consumed + Σ egressDropped`.
+    #[serde(default)]
+    pub out: u64,
+    /// Bytes of those.
+    #[serde(default)]
+    pub out_bytes: u64,
+    /// Of those from the pod, the packets that the switch answered or used up itself.
+    #[serde(default)]
+    pub consumed: u64,
     /// Dropped coming from the pod, by reason.
     pub egress_dropped: BTreeMap<String, u64>,
     /// Dropped on the way to the pod, by reason.

@@ -110,6 +110,12 @@ pub struct PodTotals {
     pub tx: u64,
     /// Bytes handed to the pod's port.
     pub tx_bytes: u64,
+    /// Packets from the pod that left its side: sent to the trunk, or let through to the policy of a pod of the node.
+    pub out: u64,
+    /// Bytes of those.
+    pub out_bytes: u64,
+    /// Packets from the pod that the responder used up.
+    pub consumed: u64,
     /// Dropped coming from the pod.
     pub egress_dropped: Drops,
     /// Dropped on the way to the pod.
@@ -123,8 +129,16 @@ impl PodTotals {
         self.rx_bytes += other.rx_bytes;
         self.tx += other.tx;
         self.tx_bytes += other.tx_bytes;
+        self.out += other.out;
+        self.out_bytes += other.out_bytes;
+        self.consumed += other.consumed;
         self.egress_dropped.add(&other.egress_dropped);
         self.ingress_dropped.add(&other.ingress_dropped);
+    }
+
+    /// Whether every packet that the pod sent ended in a counter.
+    pub fn balances(&self) -> bool {
+        self.rx == self.out + self.consumed + self.egress_dropped.total()
     }
 
     /// The shape of the control socket.
@@ -134,6 +148,9 @@ impl PodTotals {
             rx_bytes: self.rx_bytes,
             tx: self.tx,
             tx_bytes: self.tx_bytes,
+            out: self.out,
+            out_bytes: self.out_bytes,
+            consumed: self.consumed,
             egress_dropped: self.egress_dropped.by_label(),
             ingress_dropped: self.ingress_dropped.by_label(),
         }
@@ -199,19 +216,31 @@ impl ShardCounters {
         self.totals.handed_out += packets as u64;
     }
 
-    /// A packet was handed to the trunk (`None`) or to a pod's port.
-    pub fn forwarded(&mut self, to: Option<PodSlot>, bytes: usize) {
+    /// A packet was handed to the trunk (`None`) or to a pod's port; `blame` says whose drop it would have been.
+    pub fn forwarded(&mut self, to: Option<PodSlot>, blame: Blame, bytes: usize) {
         self.totals.forwarded += 1;
         if let Some(slot) = to {
             let pod = self.pod_mut(slot);
             pod.tx += 1;
             pod.tx_bytes += bytes as u64;
+        } else if let Blame::Egress(slot) = blame {
+            self.let_through(slot, bytes);
         }
     }
 
-    /// The responder used a packet up.
-    pub fn consumed(&mut self) {
+    /// A packet of a pod left its side.
+    pub fn let_through(&mut self, slot: PodSlot, bytes: usize) {
+        let pod = self.pod_mut(slot);
+        pod.out += 1;
+        pod.out_bytes += bytes as u64;
+    }
+
+    /// The responder used a packet up, of a pod or of the trunk (`None`).
+    pub fn consumed(&mut self, from: Option<PodSlot>) {
         self.totals.consumed += 1;
+        if let Some(slot) = from {
+            self.pod_mut(slot).consumed += 1;
+        }
     }
 
     /// The switch sent a frame of its own.
@@ -241,15 +270,21 @@ mod tests {
         for _ in 0..4 {
             counters.received(Some(slot), 100);
         }
-        counters.forwarded(None, 100);
-        counters.consumed();
+        counters.forwarded(None, Blame::Egress(slot), 100);
+        counters.consumed(Some(slot));
         counters.dropped(DropReason::DeniedEgress, Blame::Egress(slot));
         assert!(!counters.totals.balances());
-        counters.dropped(DropReason::Multicast, Blame::Nobody);
+        assert!(!counters.pod(slot).balances());
+        counters.dropped(DropReason::Multicast, Blame::Egress(slot));
         assert!(counters.totals.balances());
+        assert!(counters.pod(slot).balances());
         let pod = counters.pod(slot).to_api();
         assert_eq!((pod.rx, pod.rx_bytes, pod.tx), (4, 400, 0));
-        assert_eq!(pod.egress_dropped, BTreeMap::from([("denied-egress".to_owned(), 1)]));
+        assert_eq!((pod.out, pod.out_bytes, pod.consumed), (1, 100, 1));
+        assert_eq!(
+            pod.egress_dropped,
+            BTreeMap::from([("denied-egress".to_owned(), 1), ("multicast".to_owned(), 1)])
+        );
         assert_eq!(counters.totals.to_api().accounted(), 4);
     }
 }

@@ -207,7 +207,8 @@ struct Path {
 /// Why a stage ended a packet's way.
 #[derive(Clone, Copy)]
 enum Stop {
-    Consumed,
+    /// The responder used it up; from a pod, or from the trunk (`None`).
+    Consumed(Option<PodSlot>),
     Drop(DropReason, Blame),
 }
 
@@ -446,6 +447,11 @@ fn finish<M: Memory>(
     if let Some(watch) = &mut shard.watch {
         watch.keep(memory.head(&packet), memory.len(&packet));
     }
+    if let Some(slot) = path.source
+        && path.crosses(verdict)
+    {
+        shard.counters.let_through(slot, memory.len(&packet));
+    }
     if let (Ok(()), Some(to)) = (verdict, path.elsewhere) {
         forward::complete_checksum(memory, parsed, &mut packet);
         shard.decide(packet, Outcome::HandOver { to }, Some(parsed), decided);
@@ -465,6 +471,11 @@ fn finish<M: Memory>(
 }
 
 impl Path {
+    /// Whether a packet is between two pods of the node, and the first's policy let it through.
+    fn crosses(self, verdict: Verdict) -> bool {
+        self.destination.or(self.elsewhere).is_some() && !matches!(verdict, Err((_, Blame::Egress(_))))
+    }
+
     /// Whose drop a packet is that policy let pass.
     fn blame(self) -> Blame {
         match self {
@@ -516,8 +527,8 @@ impl<P> Shard<P> {
 
     fn stopped(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
         match stop {
-            Stop::Consumed => {
-                self.counters.consumed();
+            Stop::Consumed(from) => {
+                self.counters.consumed(from);
                 self.decide(packet, Outcome::Consumed, None, decided);
             }
             Stop::Drop(reason, blame) => self.refuse(packet, reason, blame, None, decided),

@@ -20,6 +20,7 @@ use crate::reason::DropReason;
 use crate::step::{self, Decided, From, Outcome, Presence, Shard};
 use crate::tables::Tables;
 
+mod accounts;
 mod command;
 mod crew;
 mod doorbell;
@@ -28,6 +29,7 @@ mod flows;
 pub mod handover;
 mod memory;
 mod moving;
+mod pace;
 mod port;
 mod shares;
 mod start;
@@ -38,6 +40,7 @@ pub use doorbell::Doorbell;
 pub use flows::{FlowMatch, FlowStretch, RuleSpan};
 use handover::Rings;
 pub use moving::{Luggage, Settled};
+pub use pace::{Pace, RingDepths};
 use port::{Cargo, Place, Ports, Sink, WorkerPort};
 use shares::FrameShares;
 pub use shares::SharesError;
@@ -96,6 +99,7 @@ pub struct Worker {
     own: Vec<Packet>,
     batches: u64,
     sleeps: u64,
+    pace: Pace,
 }
 
 /// What a round found to do.
@@ -186,6 +190,7 @@ impl Worker {
 
     /// Takes packets through the step, and carries out what it decides.
     fn step(&mut self, packets: &mut Vec<Packet>, from: impl Fn(espalier_xsk::SteerMeta) -> From, now: Now) {
+        let timed = Pace::begin(self.batches, packets.len());
         let (shard, decided) = (&mut self.shard, &mut self.decided);
         let from = |packet: &Packet| from(self.umem.steer_meta(packet.head()));
         match &self.tables {
@@ -193,6 +198,9 @@ impl Worker {
             None => step::without_tables(&self.umem, shard, from, packets, decided),
         }
         self.carry_out();
+        if let Some(timed) = timed {
+            self.pace.end(timed);
+        }
     }
 
     /// Does with the packets what the step decided.

@@ -76,7 +76,7 @@ fn parse<P>(
         Parsed::Ip(packet) if !packet.is_neighbour_discovery() => Ok(packet),
         other => {
             respond(head, &other, side, (slot, pod), shard).map_err(drop)?;
-            Err(Stop::Consumed)
+            Err(Stop::Consumed(matches!(side, Side::Pod).then_some(slot)))
         }
     }
 }

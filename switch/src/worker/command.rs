@@ -8,15 +8,16 @@ use espalier_api::Generation;
 use espalier_xsk::{Frame, Port, PortStatistics};
 
 use super::Worker;
+use super::accounts::AccountsPart;
 use super::doorbell::Doorbell;
 use super::flows::{FlowMatch, FlowStretch};
 use super::moving::{Luggage, Settled};
+use super::pace::{Pace, RingDepths};
 use super::port::{Place, WorkerPort};
 use crate::clock;
 use crate::counters::ShardCounters;
 use crate::facts::{Listeners, Tellers, rings};
-use crate::flow::ChangePage;
-use crate::flow::{FlowRecord, PodSlot};
+use crate::flow::{Accounts, ChangePage, FlowRecord, PodSlot};
 use crate::neighbour::HostEnd;
 use crate::observe::{Observer, Watch};
 use crate::step::{self, From, Presence, Traced};
@@ -68,6 +69,8 @@ pub enum Command {
     Trace(From, Vec<u8>, Sender<Option<Traced>>),
     /// Tell of flows and packets from now on, or tell nobody.
     Listen(Option<Tellers>, Sender<()>),
+    /// Tell what the rules have let pass.
+    Accounts(AccountsPart, Sender<Option<Accounts>>),
     /// Tell the counters.
     Report(Sender<Box<Report>>),
     /// End the thread.
@@ -92,6 +95,10 @@ pub struct Report {
     pub batches: u64,
     /// Times slept.
     pub sleeps: u64,
+    /// How long packets take it.
+    pub pace: Pace,
+    /// What waits in its rings.
+    pub rings: RingDepths,
 }
 
 /// What a worker knows of the neighbours of one branch.
@@ -291,7 +298,7 @@ impl Handle {
         self.tell(Command::Stop)
     }
 
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, WorkerFailed> {
+    pub(super) fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, WorkerFailed> {
         self.begin(command)?.wait(PATIENCE)
     }
 
@@ -391,6 +398,7 @@ impl Worker {
                     self.shard.facts = packets;
                     answer(reply, ());
                 }
+                Command::Accounts(part, reply) => self.tell_accounts(part, &reply),
                 Command::Report(reply) => answer(reply, Box::new(self.report())),
                 Command::Stop => return false,
             }
@@ -422,6 +430,8 @@ impl Worker {
             flows: self.shard.flows.len(),
             batches: self.batches,
             sleeps: self.sleeps,
+            pace: self.pace.clone(),
+            rings: self.ring_depths(),
         }
     }
 

@@ -110,7 +110,7 @@ pub(super) enum Cargo {
 impl Cargo {
     fn sent(self, counters: &mut ShardCounters, place: Place) {
         match self {
-            Self::Forwarded { bytes, .. } => counters.forwarded(place.slot(), bytes),
+            Self::Forwarded { blame, bytes } => counters.forwarded(place.slot(), blame, bytes),
             Self::Originated => counters.originated(),
         }
     }
@@ -188,6 +188,11 @@ impl WorkerPort {
     /// Frames it holds to receive into.
     pub(super) fn in_fill(&self) -> usize {
         self.port.in_fill()
+    }
+
+    /// Frames with the kernel for sending, and TX ring entries of those that it has not taken.
+    pub(super) fn in_tx(&self) -> (usize, usize) {
+        (self.port.in_tx(), self.port.unsent())
     }
 
     pub(super) fn statistics(&self) -> PortStatistics {

@@ -15,6 +15,7 @@ use super::command::{Command, Handle};
 use super::crew::CrewError;
 use super::doorbell::{Alive, Doorbell};
 use super::handover::Rings;
+use super::pace::Pace;
 use super::port::{Place, Ports};
 use super::shares::{self, FrameShares, Population, SharesError};
 use super::{BATCH, FillConfig, Worker};
@@ -131,6 +132,7 @@ impl Worker {
             own: Vec::with_capacity(BATCH),
             batches: 0,
             sleeps: 0,
+            pace: Pace::default(),
         })
     }
 }

@@ -101,8 +101,8 @@ impl Bench {
         let mut decided = Vec::new();
         step::step(&Heap, &mut self.shard, &self.tables, self.now, next, &mut packets, &mut decided);
         for (frame, outcome) in &decided {
-            if let Outcome::Forward { to, .. } = outcome {
-                self.shard.counters.forwarded(*to, frame.len());
+            if let Outcome::Forward { to, blame } = outcome {
+                self.shard.counters.forwarded(*to, *blame, frame.len());
             }
         }
         decided
