@@ -3,3 +3,4 @@
 pub mod datapath;
 pub mod flows;
 pub mod rules;
+pub mod tuning;

@@ -7,5 +7,6 @@ pub mod input;
 pub mod machine;
 pub mod measure;
 pub mod peer;
+pub mod program;
 pub mod random;
 pub mod report;

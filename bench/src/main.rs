@@ -31,7 +31,7 @@ enum Command {
         /// One JSON object instead of a table.
         #[arg(long)]
         json: bool,
-        /// Runs of each subject [default: 15, of datapath 5]
+        /// Runs of each subject [default: 15, of datapath and tuning 5]
         #[arg(long, visible_alias = "rounds")]
         runs: Option<usize>,
         /// Of datapath: measure a few cases for a moment each.
@@ -49,6 +49,8 @@ enum Area {
     Rules,
     /// Connection tracking and the whole step, beside the kernel's conntrack and nftables.
     Flows,
+    /// What each knob of the switch's --pod-tuning buys in TCP throughput.
+    Tuning,
     /// Packets from trunk to pods and back, beside a raw AF_XDP forwarder, Open vSwitch and the kernel.
     Datapath,
 }
@@ -63,6 +65,7 @@ fn main() -> Result<ExitCode> {
     let micro = runs.unwrap_or(15).max(1);
     let report = match area {
         Area::Rules => compare::rules::run(ALLOCATOR, micro)?,
+        Area::Tuning => compare::tuning::run(runs.unwrap_or(5).max(1))?,
         Area::Flows => compare::flows::run(ALLOCATOR, micro)?,
         Area::Datapath => {
             let rounds = runs.unwrap_or(if quick { 1 } else { 5 }).max(1);

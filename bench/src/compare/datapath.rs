@@ -4,6 +4,7 @@
 //! the frames the same for all; rounds go through the subjects in turns. A subject that cannot be started or measured
 //! is reported with its error. Everything made is gone at the end, on an error and after Ctrl-C too.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,10 +12,11 @@ use clap::ValueEnum;
 use espalier_pktgen::engine::Watch;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::program::SWITCH;
 use crate::report::{Failure, Report};
 
 mod cases;
-mod cpu;
+pub(super) mod cpu;
 mod espalier;
 mod fastpath;
 mod goals;
@@ -105,7 +107,7 @@ enum Device {
 /// What all rounds share.
 struct Comparison {
     programs: Programs,
-    switch: Option<espalier::Program>,
+    switch: Option<PathBuf>,
     watch: Watch,
     pace: Pace,
     samples: Samples,
@@ -133,7 +135,7 @@ pub fn run(options: &Options) -> Result<Report> {
     };
     let mut comparison = Comparison {
         programs: Programs::compile()?,
-        switch: needs_switch.then(espalier::Program::build).transpose()?,
+        switch: needs_switch.then(|| SWITCH.build()).transpose()?,
         watch,
         pace,
         samples: Samples::default(),
@@ -272,6 +274,6 @@ fn measure(samples: &mut Samples, round: usize, setup: &Setup, case: &Case, bed:
 }
 
 #[expect(clippy::print_stderr, reason = "progress is for people who wait")]
-fn tell(line: &str) {
+pub(super) fn tell(line: &str) {
     eprintln!("{line}");
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 const TICK: f64 = 1e7;
 
 /// Time in use since the machine started, in nanoseconds: everything but idling and waiting for disks.
-pub(super) fn busy() -> Result<f64> {
+pub(in crate::compare) fn busy() -> Result<f64> {
     parse(&fs::read_to_string("/proc/stat")?)
 }
 

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use espalier_api::control::PortState;
@@ -24,10 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Room for the flows of every case in one pod.
 const MAX_FLOWS: &str = "1048576";
 
-/// The program's file.
-#[derive(Debug, Clone)]
-pub(super) struct Program(PathBuf);
-
 /// A running switch; ends when dropped, and its steering with it.
 pub(super) struct Switch {
     child: Child,
@@ -37,43 +33,16 @@ pub(super) struct Switch {
     _folder: TempDir,
 }
 
-impl Program {
-    /// `ESPALIER_SWITCH`, or the one that cargo makes with this program's profile.
-    pub(super) fn build() -> Result<Self> {
-        if let Some(path) = env::var_os("ESPALIER_SWITCH") {
-            let path = PathBuf::from(path);
-            ensure!(path.is_file(), "ESPALIER_SWITCH: {} is not a file", path.display());
-            return Ok(Self(path));
-        }
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-        let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--locked", "--package", "espalier-switch", "--manifest-path"]);
-        command.arg(manifest);
-        if !cfg!(debug_assertions) {
-            command.arg("--release");
-        }
-        let status =
-            command.status().context("cannot run cargo: set ESPALIER_SWITCH to the switch's program")?;
-        ensure!(status.success(), "espalier-switch could not be built: {status}");
-        let own = env::current_exe()?;
-        // A test's own program lies one folder deeper.
-        let folders = own.ancestors().skip(1).take(2);
-        let found = folders.map(|folder| folder.join("espalier-switch")).find(|path| path.is_file());
-        found.map(Self).context("cargo built espalier-switch somewhere else: set ESPALIER_SWITCH to it")
-    }
-}
-
 impl Switch {
     /// Starts it with so many rules in each direction.
-    pub(super) fn start(program: &Program, site: &Site, rules: &Rules) -> Result<Self> {
+    pub(super) fn start(program: &Path, site: &Site, rules: &Rules) -> Result<Self> {
         let folder = TempDir::new()?;
         let (socket, file, log) =
             (folder.path().join("sock"), folder.path().join("node.json"), folder.path().join("log"));
         let snapshot = snapshot(rules)?;
         fs::write(&file, serde_json::to_vec(&snapshot)?)?;
         let pins = PathBuf::from(format!("/sys/fs/bpf/espalier-{}", site.node.name()));
-        let mut command = Command::new(&program.0);
+        let mut command = Command::new(program);
         command.args([
             "--workers",
             "1",

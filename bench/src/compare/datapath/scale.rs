@@ -4,13 +4,14 @@
 //! and nobody talks to them.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fmt::Write as _, thread};
 
 use anyhow::{Context, Result};
 use espalier_lab::netns::{NetNs, unique_name};
 
-use super::espalier::{Program, Switch};
+use super::espalier::Switch;
 use super::rules::Rules;
 use super::site::Site;
 
@@ -56,7 +57,7 @@ impl Crowd {
 }
 
 /// Starts a switch with two pods, attaches the crowd, and watches it idle.
-pub(super) fn fill(program: &Program, site: &Site, rules: &Rules) -> Result<(Switch, Full)> {
+pub(super) fn fill(program: &Path, site: &Site, rules: &Rules) -> Result<(Switch, Full)> {
     let switch = Switch::start(program, site, rules)?;
     let begun = Instant::now();
     switch.attach(PODS)?;
