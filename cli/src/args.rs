@@ -3,6 +3,7 @@
 //! Parsed once by `main`; ids, addresses and protocols are checked here, so commands see valid values only.
 
 mod flows;
+mod format;
 mod lab;
 mod rules;
 
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use espalier_api::{Direction, GroupId, PodName, QueryProtocol};
 
 pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
+pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs};
 
@@ -64,11 +66,13 @@ pub(crate) enum Command {
     /// Show the switch: generation, trunk, workers, and whether packets and frames balance
     #[command(after_help = "Examples:
   espalier status
+  espalier status -o wide
   espalier status --json | jq .counters")]
-    Status(JsonFlag),
+    Status(FormatArgs),
     /// List the pods of this node, show one with its counters, or move pods between the switch's workers
     #[command(after_help = "Examples:
   espalier pods
+  espalier pods -o wide
   espalier pods shop/web-0
   espalier pods move shop/web-0 --worker 1
   espalier pods rebalance
@@ -77,6 +81,7 @@ pub(crate) enum Command {
     /// List the security groups in force, or show one with its rules
     #[command(after_help = "Examples:
   espalier groups
+  espalier groups -o yaml
   espalier groups sg-0123456789abcdef0
   espalier groups --snapshot node.yaml")]
     Groups(GroupsArgs),
@@ -105,14 +110,6 @@ Examples:
   espalier explain shop/web-0 --ingress --protocol icmp --remote 10.0.2.20 --icmp-type 8
   espalier explain --snapshot node.yaml --queries queries.ndjson --json";
 
-/// `--json` alone.
-#[derive(Debug, Args)]
-pub(crate) struct JsonFlag {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
@@ -136,9 +133,9 @@ pub(crate) struct PodsArgs {
     /// Show this pod only
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) pod: Option<PodName>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// What can be done with pods besides listing them.
@@ -191,9 +188,9 @@ pub(crate) struct GroupsArgs {
     /// Read this snapshot file instead of asking the running switch
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// Arguments of `explain`.

@@ -31,6 +31,9 @@ pub(crate) enum CliError {
     /// A reply or an answer has no JSON form.
     #[error("JSON: {0}")]
     Json(serde_json::Error),
+    /// A reply has no YAML form.
+    #[error("YAML: {0}")]
+    Yaml(String),
 }
 
 impl CliError {
@@ -43,7 +46,7 @@ impl CliError {
             Self::Lab(LabError::Interrupted) => INTERRUPTED,
             Self::Lab(_) => 2,
             Self::Output(_) if self.is_closed_pipe() => 0,
-            Self::Output(_) | Self::Json(_) => 2,
+            Self::Output(_) | Self::Json(_) | Self::Yaml(_) => 2,
         }
     }
 

@@ -7,17 +7,18 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width, presets};
+use comfy_table::{Cell, Table};
 use serde::Serialize;
 
+use crate::args::Format;
 use crate::error::CliError;
+
+mod table;
+
+pub(crate) use table::{Column, column, if_it_fits, wide};
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 16;
-/// Spaces between columns.
-const COLUMN_GAP: u16 = 2;
-/// Longer words are broken where the terminal is too narrow; an EC2 id (21 with its comma) is not.
-const LONGEST_WORD: u16 = 24;
 
 /// Where a command's answer goes.
 pub(crate) struct Output {
@@ -58,6 +59,26 @@ impl Output {
         self.colour
     }
 
+    /// `value` where `format` is one for programs; returns whether it is.
+    pub(crate) fn data<T: Serialize + ?Sized>(
+        &mut self,
+        format: Format,
+        value: &T,
+    ) -> Result<bool, CliError> {
+        match format {
+            Format::Table | Format::Wide => return Ok(false),
+            Format::Json => self.json(value)?,
+            Format::Yaml => self.yaml(value)?,
+        }
+        Ok(true)
+    }
+
+    /// `value` as YAML.
+    pub(crate) fn yaml<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CliError> {
+        let text = serde_saphyr::to_string(&value).map_err(|error| CliError::Yaml(error.to_string()))?;
+        self.text(&text)
+    }
+
     /// `value` as indented JSON.
     pub(crate) fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CliError> {
         serde_json::to_writer_pretty(&mut self.out, value)?;
@@ -78,19 +99,20 @@ impl Output {
     /// A table under its headings; nothing but the headings where it has no rows.
     pub(crate) fn table<const N: usize>(
         &mut self,
-        headings: [&str; N],
+        headings: [&'static str; N],
         rows: impl IntoIterator<Item = [Cell; N]>,
     ) -> Result<(), CliError> {
-        let mut table = plain_table();
-        table.set_header(headings.map(Cell::new));
-        let mut words = headings.map(longest_word);
-        for row in rows {
-            for (longest, cell) in words.iter_mut().zip(&row) {
-                *longest = longest_word(&cell.content()).max(*longest);
-            }
-            table.add_row(row);
-        }
-        keep_words_whole(&mut table, &words);
+        self.list(headings.map(column), rows, Format::Table)
+    }
+
+    /// A table of which `-o wide` has more columns.
+    pub(crate) fn list<const N: usize>(
+        &mut self,
+        columns: [Column; N],
+        rows: impl IntoIterator<Item = [Cell; N]>,
+        format: Format,
+    ) -> Result<(), CliError> {
+        let mut table = table::list(columns, rows, format == Format::Wide);
         self.print(&mut table)
     }
 
@@ -99,7 +121,7 @@ impl Output {
         &mut self,
         fields: impl IntoIterator<Item = (String, Cell)>,
     ) -> Result<(), CliError> {
-        let mut table = plain_table();
+        let mut table = table::plain();
         for (name, value) in fields {
             table.add_row([self.cell(name, Tone::Quiet), value]);
         }
@@ -138,13 +160,8 @@ impl Output {
     }
 
     fn print(&mut self, table: &mut Table) -> Result<(), CliError> {
-        for column in table.column_iter_mut() {
-            column.set_padding((0, COLUMN_GAP));
-        }
-        if self.colour {
-            table.enforce_styling();
-        }
-        self.line(table.trim_fmt())
+        let text = table::render(table, self.colour);
+        self.line(text)
     }
 }
 
@@ -164,27 +181,6 @@ fn complain(label: &str, colour: AnsiColor, text: &dyn std::fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{style}{label}{style:#} {text}");
 }
 
-/// Columns apart by two spaces. On a terminal long cells wrap at its width; into a pipe nothing wraps.
-fn plain_table() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table
-}
-
-/// An id or an address that is broken across lines cannot be copied: columns are at least as wide as their words.
-fn keep_words_whole(table: &mut Table, words: &[u16]) {
-    for (column, longest) in table.column_iter_mut().zip(words) {
-        let width = Width::Fixed(longest.min(&LONGEST_WORD).saturating_add(COLUMN_GAP));
-        column.set_constraint(ColumnConstraint::LowerBoundary(width));
-    }
-}
-
-/// Length of the longest word; ids, addresses and headings are ASCII.
-fn longest_word(text: &str) -> u16 {
-    let longest = text.split_whitespace().map(str::len).max().unwrap_or(0);
-    u16::try_from(longest).unwrap_or(u16::MAX)
-}
-
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -202,6 +198,15 @@ pub(crate) fn grouped(number: u64) -> String {
 pub(crate) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     if items.is_empty() { "-".to_owned() } else { items.join(", ") }
+}
+
+/// The first `most` items, and how many more there are.
+pub(crate) fn first_few<T: ToString>(items: &[T], most: usize) -> String {
+    let named = listed(items.iter().take(most).map(T::to_string));
+    match items.len().saturating_sub(most) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// Seconds as the two largest units that are not zero (`3h 12m`).
@@ -243,5 +248,7 @@ mod tests {
     fn an_empty_list_is_a_dash() {
         assert_eq!(listed::<&str>([]), "-");
         assert_eq!(listed([1, 2]), "1, 2");
+        assert_eq!(first_few(&[1, 2], 2), "1, 2");
+        assert_eq!(first_few(&[1, 2, 3], 2), "1, 2 and 1 more");
     }
 }

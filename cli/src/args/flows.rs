@@ -5,11 +5,14 @@ use clap::{Args, Subcommand};
 use espalier_api::flows::{FlowFilter, FlowState};
 use espalier_api::{Address, PodName, QueryProtocol, RuleId};
 
+use super::FormatArgs;
+
 pub(super) const HELP: &str =
-    "IN and OUT are packets to and from the pod; the arrow shows who sent the first one.
+    "The arrow shows who sent the first packet. With -o wide IN and OUT are packets to and from the pod.
 
 Examples:
   espalier flows --pod shop/web-0
+  espalier flows -o wide
   espalier flows --remote 10.0.2.0/24 --state established --json
   espalier flows --watch 2
   espalier flows count --rule sgr-0123456789abcdef0
@@ -57,9 +60,9 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) watch: Option<u64>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// Arguments of `flows count`.
@@ -68,9 +71,9 @@ pub(crate) struct CountArgs {
     /// Which.
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// Arguments of `flows drop`.

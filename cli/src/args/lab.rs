@@ -55,7 +55,7 @@ Examples:
     #[command(after_help = "Examples:
   espalier lab list
   espalier lab list --json")]
-    List(super::JsonFlag),
+    List(super::FormatArgs),
 }
 
 /// How a lab is made.

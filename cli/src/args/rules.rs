@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use espalier_api::PodName;
 
+use super::FormatArgs;
+
 pub(super) const HELP: &str = "Examples:
   espalier rules shop/web-0
+  espalier rules shop/web-0 -o wide
   espalier rules shop/web-0 --snapshot node.yaml --json
   espalier rules diff old.yaml new.yaml
   espalier rules lint node.yaml";
@@ -47,9 +50,9 @@ pub(crate) struct ShowArgs {
     /// Read this snapshot file instead of asking the running switch
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// Arguments of `rules diff`.
@@ -62,9 +65,9 @@ pub(crate) struct DiffArgs {
     /// Exit with 1 if anything opens or closes
     #[arg(long)]
     pub(crate) exit_code: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// Arguments of `rules lint`.
@@ -75,7 +78,7 @@ pub(crate) struct LintArgs {
     /// Exit with 1 if anything is found
     #[arg(long)]
     pub(crate) exit_code: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }

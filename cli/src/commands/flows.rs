@@ -12,10 +12,10 @@ use comfy_table::Cell;
 use espalier_api::flows::{Flow, FlowCount, FlowFilter, FlowListing, FlowPage, FlowState, FlowsDropped};
 use espalier_api::{Direction, InputError};
 
-use crate::args::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, Global, ListArgs};
+use crate::args::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, Format, Global, ListArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, Tone, duration, grouped};
+use crate::output::{Output, Tone, column, duration, grouped, if_it_fits, wide};
 
 /// Flows shown in a table unless told otherwise: it is aligned as a whole.
 const TABLE_LIMIT: usize = 1000;
@@ -45,8 +45,12 @@ fn list(client: &mut Client, args: &ListArgs, out: &mut Output) -> Result<ExitCo
 
 fn show(client: &mut Client, args: &ListArgs, out: &mut Output) -> Result<(), CliError> {
     let filter = args.filter.filter();
-    if args.json {
-        return print_json(client, filter, args.limit.unwrap_or(usize::MAX), out);
+    let format = args.format.format();
+    let all = args.limit.unwrap_or(usize::MAX);
+    match format {
+        Format::Json => return print_json(client, filter, all, out),
+        Format::Yaml => return print_yaml(client, filter, all, out),
+        Format::Table | Format::Wide => {}
     }
     let limit = args.limit.unwrap_or(TABLE_LIMIT);
     let mut rows = Vec::new();
@@ -59,7 +63,19 @@ fn show(client: &mut Client, args: &ListArgs, out: &mut Output) -> Result<(), Cl
         Ok(!more)
     })?;
     let shown = rows.len();
-    out.table(["POD", "PROTO", "LOCAL", "", "REMOTE", "STATE", "IN", "OUT", "IDLE", "RULE"], rows)?;
+    let columns = [
+        column("POD"),
+        wide("LOCAL"),
+        column("PORT"),
+        column(""),
+        column("REMOTE"),
+        column("STATE"),
+        wide("IN"),
+        wide("OUT"),
+        wide("IDLE"),
+        if_it_fits("RULE"),
+    ];
+    out.list(columns, rows, format)?;
     if more {
         out.line(format!(
             "only the first {shown}: narrow the filter, raise --limit, or use `espalier flows count`"
@@ -75,17 +91,45 @@ fn print_json(
     limit: usize,
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let mut printed = 0;
+    let mut begun = false;
+    first_flows(client, filter, limit, |flow| {
+        out.text(if begun { ",\n" } else { "[\n" })?;
+        begun = true;
+        out.json_bare(flow)
+    })?;
+    out.text(if begun { "\n]\n" } else { "[]\n" })
+}
+
+/// One sequence, written as the pages come.
+fn print_yaml(
+    client: &mut Client,
+    filter: FlowFilter,
+    limit: usize,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let mut begun = false;
+    first_flows(client, filter, limit, |flow| {
+        begun = true;
+        out.yaml(&[flow])
+    })?;
+    out.text(if begun { "" } else { "[]\n" })
+}
+
+/// Hands over the first `limit` flows that fit.
+fn first_flows(
+    client: &mut Client,
+    filter: FlowFilter,
+    limit: usize,
+    mut each: impl FnMut(&Flow) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut left = limit;
     each_flow(client, filter, |flow| {
-        if printed == limit {
+        if left == 0 {
             return Ok(false);
         }
-        out.text(if printed == 0 { "[\n" } else { ",\n" })?;
-        out.json_bare(flow)?;
-        printed += 1;
-        Ok(true)
-    })?;
-    out.text(if printed == 0 { "[]\n" } else { "\n]\n" })
+        left -= 1;
+        each(flow).map(|()| true)
+    })
 }
 
 /// Hands over every flow that fits until `each` says no.
@@ -115,11 +159,15 @@ fn row(flow: &Flow, out: &Output) -> [Cell; 10] {
         FlowState::Reset => out.cell(flow.state, Tone::Bad),
         _ => Cell::new(flow.state),
     };
+    let port = match flow.local_port {
+        Some(port) => format!("{}/{port}", flow.protocol),
+        None => flow.protocol.to_string(),
+    };
     let id = flow.icmp_id.map(|id| format!(" id {id}")).unwrap_or_default();
     [
         Cell::new(&flow.pod),
-        Cell::new(flow.protocol),
-        Cell::new(end(flow.local, flow.local_port)),
+        Cell::new(flow.local),
+        Cell::new(port),
         Cell::new(if flow.direction == Direction::Egress { "->" } else { "<-" }),
         Cell::new(end(flow.remote, flow.remote_port) + &id),
         state,
@@ -140,8 +188,7 @@ fn end(address: IpAddr, port: Option<u16>) -> String {
 
 fn count(client: &mut Client, args: &CountArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let count: FlowCount = client.post("/v1/flows/count", &args.filter.filter())?;
-    if args.json {
-        out.json(&count)?;
+    if out.data(args.format.format(), &count)? {
         return Ok(ExitCode::SUCCESS);
     }
     out.line(format!("{} flows", grouped(count.flows)))?;

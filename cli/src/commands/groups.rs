@@ -7,14 +7,16 @@ use espalier_api::control::GroupStatus;
 use espalier_api::{Address, GroupId, InputError, SecurityGroupRule, Snapshot};
 use serde::Serialize;
 
-use crate::args::{Global, GroupsArgs};
+use crate::args::{Format, Global, GroupsArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, listed};
+use crate::output::{Output, column, first_few, listed, wide};
 use crate::source;
 
 /// Members shown to people; programs get all.
 const MEMBERS_SHOWN: usize = 24;
+/// Pods named beside a group; a wide table has all.
+const PODS_SHOWN: usize = 2;
 
 pub(super) fn run(global: &Global, args: &GroupsArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let mut source = match &args.snapshot {
@@ -22,13 +24,16 @@ pub(super) fn run(global: &Global, args: &GroupsArgs, out: &mut Output) -> Resul
         None => Source::Switch(Box::new(Client::connect(global)?)),
     };
     let groups = source.groups()?;
+    let format = args.format.format();
     match &args.group {
-        None if args.json => out.json(&groups)?,
-        None => list(&groups, out)?,
+        None if out.data(format, &groups)? => {}
+        None => list(&groups, format, out)?,
         Some(id) => {
             let group = find(&groups, id)?;
             let whole = Whole::new(group, &source.snapshot()?);
-            if args.json { out.json(&whole)? } else { show(&whole, out)? }
+            if !out.data(format, &whole)? {
+                show(&whole, format, out)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -62,18 +67,29 @@ fn find<'a>(groups: &'a [GroupStatus], id: &GroupId) -> Result<&'a GroupStatus, 
     })
 }
 
-fn list(groups: &[GroupStatus], out: &mut Output) -> Result<(), CliError> {
+fn list(groups: &[GroupStatus], format: Format, out: &mut Output) -> Result<(), CliError> {
+    let pods_shown = if format == Format::Wide { usize::MAX } else { PODS_SHOWN };
     let rows = groups.iter().map(|group| {
         [
             Cell::new(&group.group_id),
             Cell::new(group.group_name.as_deref().unwrap_or("-")),
+            Cell::new(group.ingress_rules + group.egress_rules),
             Cell::new(group.ingress_rules),
             Cell::new(group.egress_rules),
             Cell::new(group.members),
-            Cell::new(listed(&group.pods)),
+            Cell::new(first_few(&group.pods, pods_shown)),
         ]
     });
-    out.table(["GROUP", "NAME", "INGRESS", "EGRESS", "MEMBERS", "PODS"], rows)
+    let columns = [
+        column("GROUP"),
+        column("NAME"),
+        column("RULES"),
+        wide("INGRESS"),
+        wide("EGRESS"),
+        column("MEMBERS"),
+        column("PODS"),
+    ];
+    out.list(columns, rows, format)
 }
 
 /// A group with what is in it.
@@ -113,7 +129,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-fn show(whole: &Whole, out: &mut Output) -> Result<(), CliError> {
+fn show(whole: &Whole, format: Format, out: &mut Output) -> Result<(), CliError> {
     let group = whole.group;
     out.fields([
         ("group".to_owned(), Cell::new(&group.group_id)),
@@ -122,8 +138,5 @@ fn show(whole: &Whole, out: &mut Output) -> Result<(), CliError> {
         ("pods".to_owned(), Cell::new(listed(&group.pods))),
     ])?;
     out.line("")?;
-    out.table(
-        ["DIRECTION", "PROTOCOL", "TARGET", "RULE", "DESCRIPTION"],
-        whole.rules.iter().map(super::rules::cells),
-    )
+    out.list(super::rules::COLUMNS, whole.rules.iter().map(super::rules::cells), format)
 }

@@ -11,7 +11,7 @@ use comfy_table::Cell;
 use espalier_lab::{DEFAULT_NAME, Lab, LabInfo, LabName, Options, Scenario};
 use serde::Serialize;
 
-use crate::args::{ExecArgs, LabCommand, MakeArgs, RunArgs};
+use crate::args::{ExecArgs, Format, LabCommand, MakeArgs, RunArgs};
 use crate::error::CliError;
 use crate::output::{Output, Tone, duration, listed};
 
@@ -21,7 +21,7 @@ pub(super) fn run(command: &LabCommand, out: &mut Output) -> Result<ExitCode, Cl
         LabCommand::Up(args) => up(args, out),
         LabCommand::Exec(args) => exec(args),
         LabCommand::Down(args) => down(&args.name, out),
-        LabCommand::List(args) => list(args.json, out),
+        LabCommand::List(args) => list(args.format(), out),
     }
 }
 
@@ -118,14 +118,13 @@ struct Shipped {
     description: String,
 }
 
-fn list(json: bool, out: &mut Output) -> Result<ExitCode, CliError> {
+fn list(format: Format, out: &mut Output) -> Result<ExitCode, CliError> {
     let scenarios = espalier_lab::scenarios().into_iter();
     let listing = Listing {
         labs: espalier_lab::list(),
         scenarios: scenarios.map(|(name, description)| Shipped { name, description }).collect(),
     };
-    if json {
-        out.json(&listing)?;
+    if out.data(format, &listing)? {
         return Ok(ExitCode::SUCCESS);
     }
     let labs: Vec<[Cell; 5]> = listing.labs.iter().map(|lab| row(lab, out)).collect();

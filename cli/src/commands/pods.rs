@@ -9,10 +9,10 @@ use espalier_api::control::{MovePod, Moved, PodStatus, PodTuning, PortState, Reb
 use espalier_api::{InputError, PodName};
 use serde::Serialize;
 
-use crate::args::{Global, MoveArgs, PodsArgs, PodsCommand, RebalanceArgs};
+use crate::args::{Format, Global, MoveArgs, PodsArgs, PodsCommand, RebalanceArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, Tone, grouped, listed};
+use crate::output::{Output, Tone, column, first_few, grouped, listed, wide};
 
 pub(super) fn run(global: &Global, args: &PodsArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let mut client = Client::connect(global)?;
@@ -22,12 +22,15 @@ pub(super) fn run(global: &Global, args: &PodsArgs, out: &mut Output) -> Result<
         None => {}
     }
     let pods = join(client.get("/v1/pods")?, Client::agent(global));
+    let format = args.format.format();
     match &args.pod {
-        None if args.json => out.json(&pods)?,
-        None => list(&pods, out)?,
+        None if out.data(format, &pods)? => {}
+        None => list(&pods, format, out)?,
         Some(name) => {
             let pod = find(&pods, name)?;
-            if args.json { out.json(pod)? } else { show(pod, out)? }
+            if !out.data(format, pod)? {
+                show(pod, out)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -114,50 +117,64 @@ fn find<'a>(pods: &'a [Joined], name: &PodName) -> Result<&'a Joined, InputError
     })
 }
 
-fn list(pods: &[Joined], out: &mut Output) -> Result<(), CliError> {
-    let headings =
-        ["POD", "STATE", "ENI", "VLAN", "WORKER", "ADDRESSES", "RX", "TX", "DROPPED", "SECURITY GROUPS"];
-    let rows: Vec<[Cell; 10]> = pods
+fn list(pods: &[Joined], format: Format, out: &mut Output) -> Result<(), CliError> {
+    let columns = [
+        column("POD"),
+        column("STATE"),
+        column("ADDRESS"),
+        column("RX"),
+        column("TX"),
+        column("DROPPED"),
+        wide("ENI"),
+        wide("VLAN"),
+        wide("WORKER"),
+        wide("VETH"),
+        wide("SECURITY GROUPS"),
+    ];
+    let rows: Vec<[Cell; 11]> = pods
         .iter()
         .map(|pod| match pod {
-            Joined::Switch { pod, agent } => row(pod, agent.as_ref(), out),
+            Joined::Switch { pod, agent } => row(pod, agent.as_ref(), format, out),
             Joined::Agent { agent, .. } => row_of_agent(agent, out),
         })
         .collect();
-    out.table(headings, rows)
+    out.list(columns, rows, format)
 }
 
-fn row(pod: &PodStatus, agent: Option<&AgentPod>, out: &Output) -> [Cell; 10] {
+fn row(pod: &PodStatus, agent: Option<&AgentPod>, format: Format, out: &Output) -> [Cell; 11] {
     let dropped = |reasons: &BTreeMap<String, u64>| reasons.values().sum::<u64>();
     let counters = &pod.counters;
+    let addresses = if format == Format::Wide { pod.addresses.len() } else { 1 };
     [
         Cell::new(&pod.name),
         match agent.filter(|agent| agent.state != AgentPodState::Sent && pod.state == PortState::Up) {
             Some(agent) => out.cell(format!("up, {}", because(agent)), Tone::Bad),
             None => state(&pod.state, out),
         },
-        Cell::new(&pod.eni_id),
-        Cell::new(pod.vlan),
-        Cell::new(pod.worker),
-        Cell::new(listed(&pod.addresses)),
+        Cell::new(first_few(&pod.addresses, addresses)),
         Cell::new(grouped(counters.rx)),
         Cell::new(grouped(counters.tx)),
         Cell::new(grouped(dropped(&counters.egress_dropped) + dropped(&counters.ingress_dropped))),
+        Cell::new(&pod.eni_id),
+        Cell::new(pod.vlan),
+        Cell::new(pod.worker),
+        Cell::new(listed(&pod.veth)),
         Cell::new(listed(&pod.security_groups)),
     ]
 }
 
 /// A pod that is not in the switch.
-fn row_of_agent(pod: &AgentPod, out: &Output) -> [Cell; 10] {
+fn row_of_agent(pod: &AgentPod, out: &Output) -> [Cell; 11] {
     let nothing = || Cell::new("-");
     [
         Cell::new(&pod.name),
         out.cell(because(pod), Tone::Bad),
+        nothing(),
+        nothing(),
+        nothing(),
+        nothing(),
         Cell::new(listed(&pod.eni_id)),
         Cell::new(listed(pod.vlan)),
-        nothing(),
-        nothing(),
-        nothing(),
         nothing(),
         nothing(),
         Cell::new(listed(&pod.security_groups)),

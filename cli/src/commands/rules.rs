@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::args::{DiffArgs, Global, LintArgs, RulesArgs, RulesCommand, ShowArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, Tone, listed};
+use crate::output::{Column, Output, Tone, column, first_few, if_it_fits, wide};
 use crate::source;
 
 /// Items named in a table cell before the rest is counted; `--json` has them all.
@@ -32,15 +32,21 @@ fn show(global: &Global, args: &ShowArgs, out: &mut Output) -> Result<ExitCode, 
         Some(path) => offline(path, pod)?,
         None => Client::connect(global)?.get(&format!("/v1/pods/{pod}/rules"))?,
     };
-    if args.json {
-        out.json(&rules)?;
+    let format = args.format.format();
+    if out.data(format, &rules)? {
         return Ok(ExitCode::SUCCESS);
     }
     let rows = rules.iter().map(|status| {
         let [direction, protocol, target, rule, description] = cells(&status.rule);
-        [direction, protocol, target, Cell::new(status.targets), Cell::new(&status.group), rule, description]
+        let (group, targets) = (Cell::new(&status.group), Cell::new(status.targets));
+        [direction, protocol, target, rule, group, targets, description]
     });
-    out.table(["DIRECTION", "PROTOCOL", "TARGET", "PREFIXES", "GROUP", "RULE", "DESCRIPTION"], rows)?;
+    let [direction, protocol, target, rule, description] = COLUMNS;
+    out.list(
+        [direction, protocol, target, rule, if_it_fits("GROUP"), wide("PREFIXES"), description],
+        rows,
+        format,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -51,6 +57,10 @@ fn offline(path: &Path, pod: &PodName) -> Result<Vec<RuleStatus>, CliError> {
     })?;
     Ok(judge.model().rules_of(policy))
 }
+
+/// The columns of [`cells`].
+pub(super) const COLUMNS: [Column; 5] =
+    [column("DIRECTION"), column("PROTOCOL"), column("TARGET"), column("RULE"), wide("DESCRIPTION")];
 
 /// Direction, protocol, target, id and description of a rule.
 pub(super) fn cells(rule: &SecurityGroupRule) -> [Cell; 5] {
@@ -65,8 +75,7 @@ pub(super) fn cells(rule: &SecurityGroupRule) -> [Cell; 5] {
 
 fn diff(args: &DiffArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let changes = difference(&super::load(&args.old)?, &super::load(&args.new)?);
-    if args.json {
-        out.json(&changes)?;
+    if out.data(args.format.format(), &changes)? {
     } else if changes.is_empty() {
         out.line("nothing opens, nothing closes")?;
     } else {
@@ -86,15 +95,14 @@ fn change_row(change: &SpaceChange, out: &Output) -> [Cell; 6] {
         Cell::new(change.direction),
         Cell::new(&change.protocol),
         Cell::new(change.ports.as_deref().unwrap_or("-")),
-        Cell::new(first_few(&change.remotes)),
-        Cell::new(first_few(&change.pods)),
+        Cell::new(first_few(&change.remotes, NAMED)),
+        Cell::new(first_few(&change.pods, NAMED)),
     ]
 }
 
 fn look_for_mistakes(args: &LintArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let findings = lint(&super::load(&args.file)?);
-    if args.json {
-        out.json(&findings)?;
+    if out.data(args.format.format(), &findings)? {
     } else if findings.is_empty() {
         out.line(out.paint("nothing found", Tone::Good))?;
     } else {
@@ -112,12 +120,6 @@ fn finding_row(finding: &Finding, out: &Output) -> Result<[Cell; 2], CliError> {
 /// The name that JSON has for it.
 fn name_of(value: &impl Serialize) -> Result<String, CliError> {
     Ok(serde_json::to_string(value)?.trim_matches('"').to_owned())
-}
-
-fn first_few<T: ToString>(items: &[T]) -> String {
-    let more = items.len().saturating_sub(NAMED);
-    let named = listed(items.iter().take(NAMED).map(T::to_string));
-    if more == 0 { named } else { format!("{named} and {more} more") }
 }
 
 /// 1 where the exit code was asked for and there is something to tell.

@@ -9,25 +9,25 @@ use espalier_api::control::{Counters, Frames, KernelCounters, Status, WorkerStat
 
 use serde::Serialize;
 
-use crate::args::{Global, JsonFlag};
+use crate::args::{Format, FormatArgs, Global};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, Tone, duration, grouped, listed};
+use crate::output::{Output, Tone, column, duration, grouped, listed, wide};
 
 mod agent;
 
-pub(super) fn run(global: &Global, args: &JsonFlag, out: &mut Output) -> Result<ExitCode, CliError> {
+pub(super) fn run(global: &Global, args: &FormatArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let status = Client::connect(global)?.status()?;
-    let agent = Client::agent(global);
-    if args.json {
-        out.json(&Both { status, agent_status: agent })?;
-    } else {
+    let both = Both { status, agent_status: Client::agent(global) };
+    let format = args.format();
+    if !out.data(format, &both)? {
+        let Both { status, agent_status } = both;
         summary(&status, out)?;
-        agent::show(agent.as_ref(), &status, out)?;
+        agent::show(agent_status.as_ref(), &status, out)?;
         packets(&status.counters, out)?;
         frames(&status.frames, out)?;
         steering(&status.steering, out)?;
-        workers(&status, out)?;
+        workers(&status, format, out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -166,7 +166,7 @@ fn steering(exits: &BTreeMap<String, u64>, out: &mut Output) -> Result<(), CliEr
     out.fields(taken.into_iter().map(|(label, count)| (label.clone(), number(*count))))
 }
 
-fn workers(status: &Status, out: &mut Output) -> Result<(), CliError> {
+fn workers(status: &Status, format: Format, out: &mut Output) -> Result<(), CliError> {
     heading("workers", out)?;
     let rows: Vec<[Cell; 12]> = status
         .workers
@@ -188,21 +188,21 @@ fn workers(status: &Status, out: &mut Output) -> Result<(), CliError> {
             ]
         })
         .collect();
-    let headings = [
-        "WORKER",
-        "STATE",
-        "CORE",
-        "TRUNK QUEUES",
-        "GENERATION",
-        "PODS",
-        "FLOWS",
-        "BATCHES",
-        "SLEEPS",
-        "RX",
-        "FORWARDED",
-        "HANDED OUT",
+    let columns = [
+        column("WORKER"),
+        column("STATE"),
+        column("CORE"),
+        wide("TRUNK QUEUES"),
+        wide("GENERATION"),
+        column("PODS"),
+        column("FLOWS"),
+        wide("BATCHES"),
+        wide("SLEEPS"),
+        column("RX"),
+        column("FORWARDED"),
+        column("HANDED OUT"),
     ];
-    out.table(headings, rows)
+    out.list(columns, rows, format)
 }
 
 fn state(state: WorkerState, out: &Output) -> Cell {

@@ -184,7 +184,12 @@ fn flows_are_listed_counted_and_dropped() {
     assert_eq!(flows(&["--pod", "orders/nobody"]).code, 2);
     assert_eq!(flows(&["--state", "open"]).code, 2);
     let table = squeezed(&flows(&["--protocol", "tcp"]).stdout);
-    assert!(table.contains(&format!("10.0.1.10:{port} -> 10.0.2.20:5432 established")), "{table}");
+    assert!(table.contains(&format!("orders/api tcp/{port} -> 10.0.2.20:5432 established")), "{table}");
+    let wide = squeezed(&flows(&["--protocol", "tcp", "-o", "wide"]).stdout);
+    assert!(wide.contains(&format!("orders/api 10.0.1.10 tcp/{port} -> ")), "{wide}");
+    let yaml: Vec<Flow> =
+        serde_saphyr::from_str(&flows(&["--protocol", "tcp", "-o", "yaml"]).stdout).unwrap();
+    assert_eq!(yaml[0].remote_port, Some(5432));
 
     let count: FlowCount =
         serde_json::from_str(&flows(&["count", "--json", "--protocol", "tcp"]).stdout).unwrap();

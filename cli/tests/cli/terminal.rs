@@ -11,9 +11,9 @@ fn question() -> Vec<String> {
     words.split(' ').map(str::to_owned).chain([data("node.yaml").display().to_string()]).collect()
 }
 
-/// What a terminal of its own shows (util-linux `script`).
-fn on_a_terminal(variables: &[(&str, &str)]) -> String {
-    let line = [&[ESPALIER.to_owned()][..], &question()].concat().join(" ");
+/// What a terminal of its own, this wide, shows (util-linux `script`).
+pub(crate) fn on_a_terminal(arguments: &[String], columns: u16, variables: &[(&str, &str)]) -> String {
+    let line = format!("stty cols {columns}; {ESPALIER} {}", arguments.join(" "));
     let mut command = Command::new("script");
     command.args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
     let output = command.envs(variables.iter().copied()).output().unwrap();
@@ -22,9 +22,9 @@ fn on_a_terminal(variables: &[(&str, &str)]) -> String {
 
 #[test]
 fn a_terminal_sees_colour_unless_no_color_is_set() {
-    let coloured = on_a_terminal(&[]);
+    let coloured = on_a_terminal(&question(), 80, &[]);
     assert!(coloured.contains("deny") && coloured.contains(ESCAPE), "{coloured:?}");
-    let plain = on_a_terminal(&[("NO_COLOR", "1")]);
+    let plain = on_a_terminal(&question(), 80, &[("NO_COLOR", "1")]);
     assert!(plain.contains("deny") && !plain.contains(ESCAPE), "{plain:?}");
 }
 
