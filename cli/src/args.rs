@@ -6,6 +6,7 @@ mod flows;
 mod format;
 mod lab;
 mod rules;
+mod top;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs};
+pub(crate) use top::TopArgs;
 
 /// Operate the Espalier switch: pods on branch ENIs, filtered by security groups.
 #[derive(Debug, Parser)]
@@ -38,7 +40,7 @@ Examples:
   espalier explain shop/web-0 --egress --protocol tcp --remote 10.0.2.20 --port 5432";
 
 /// Flags of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Control socket of the switch
     #[arg(long, global = true, value_name = "PATH", env = "ESPALIER_SOCKET",
@@ -94,6 +96,9 @@ pub(crate) enum Command {
     /// List the flows the switch tracks, count them, or drop some
     #[command(after_help = flows::HELP)]
     Flows(FlowsArgs),
+    /// Watch pods, drops and workers by their rates
+    #[command(after_help = top::HELP)]
+    Top(TopArgs),
     /// Make a VPC on this machine and watch the switch filter real traffic in it (needs root)
     #[command(after_help = lab::HELP)]
     Lab(LabArgs),

@@ -10,6 +10,7 @@ mod lab;
 mod pods;
 mod rules;
 mod status;
+mod top;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
         Command::Flows(args) => flows::run(global, args, out),
+        Command::Top(args) => top::run(global, args, out),
         Command::Lab(args) => lab::run(&args.command, out),
     }
 }

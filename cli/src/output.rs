@@ -116,6 +116,17 @@ impl Output {
         self.print(&mut table)
     }
 
+    /// A table whose columns are known only when it is printed.
+    pub(crate) fn rows(
+        &mut self,
+        headings: impl IntoIterator<Item = &'static str>,
+        rows: impl IntoIterator<Item = Vec<Cell>>,
+    ) -> Result<(), CliError> {
+        let mut table = table::plain();
+        table.set_header(headings).add_rows(rows);
+        self.print(&mut table)
+    }
+
     /// Names and what they stand for, one pair a line.
     pub(crate) fn fields(
         &mut self,
@@ -194,6 +205,19 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// A rate in four characters or so: `0.5`, `12`, `999`, `1.2k`, `35M`.
+pub(crate) fn short(number: f64) -> String {
+    let (mut scaled, mut unit) = (number, "");
+    for larger in ["k", "M", "G", "T"] {
+        if scaled < 999.5 {
+            break;
+        }
+        (scaled, unit) = (scaled / 1000.0, larger);
+    }
+    let digits = usize::from((0.05..9.95).contains(&scaled));
+    format!("{scaled:.digits$}{unit}")
+}
+
 /// Items side by side, or a dash where there are none.
 pub(crate) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
@@ -232,6 +256,25 @@ mod tests {
         let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")];
         for (number, text) in cases {
             assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn a_rate_is_short() {
+        let cases = [
+            (0.0, "0"),
+            (0.04, "0"),
+            (0.5, "0.5"),
+            (9.94, "9.9"),
+            (9.96, "10"),
+            (999.4, "999"),
+            (999.6, "1.0k"),
+            (12_345.0, "12k"),
+            (1_250_000.0, "1.2M"),
+            (3e13, "30T"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(short(number), text, "{number}");
         }
     }
 

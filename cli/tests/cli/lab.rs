@@ -14,15 +14,15 @@ use serde_json::Value;
 use crate::support::{Run, espalier, eventually, run, squeezed, switch_program};
 
 /// A lab's name that no other test has; what is left of the lab goes when this is dropped.
-struct Name(String);
+pub(crate) struct Name(pub(crate) String);
 
 impl Name {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self(format!("c{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn lab(&self, args: &[&str]) -> Run {
+    pub(crate) fn lab(&self, args: &[&str]) -> Run {
         let (command, rest) = args.split_first().unwrap();
         let switch = switch_program();
         let named = ["lab", command, "--name", &self.0].into_iter().chain(rest.iter().copied());
@@ -35,7 +35,7 @@ impl Name {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    fn folder(&self) -> String {
+    pub(crate) fn folder(&self) -> String {
         format!("/run/espalier/lab/{}", self.0)
     }
 

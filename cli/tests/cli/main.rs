@@ -12,4 +12,5 @@ mod refusals;
 mod support;
 mod switch;
 mod terminal;
+mod top;
 mod transport;
