@@ -170,22 +170,32 @@ impl<N> Filter<N> {
         })
     }
 
-    /// Refuses words about single packets, for who filters flows.
-    pub fn check_for_flows(&self) -> Result<(), FilterError> {
-        for step in &self.steps {
-            if let Step::Test(at, Test::Less(_) | Test::Greater(_) | Test::Fate(_) | Test::EtherType(ARP)) =
-                step
-            {
-                let message = "says something of a packet, and this filters flows: leave it out";
-                return Err(FilterError::new(&self.text, *at, message.to_owned()));
-            }
-        }
-        Ok(())
-    }
-
     /// Whether it matches everything.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+}
+
+impl Filter {
+    /// Refuses words about single packets, for who filters flows.
+    pub fn check_for_flows(&self) -> Result<(), FilterError> {
+        let wrong = self.steps.iter().find_map(|step| match step {
+            Step::Test(at, test) if test.is_of_packets() => Some(*at),
+            _ => None,
+        });
+        let message = "says something of a packet, and this filters flows: leave it out";
+        wrong.map_or(Ok(()), |at| Err(FilterError::new(&self.text, at, message.to_owned())))
+    }
+}
+
+impl Test<Name> {
+    fn is_of_packets(&self) -> bool {
+        match self {
+            Self::Less(_) | Self::Greater(_) | Self::Fate(_) | Self::EtherType(ARP) => true,
+            Self::Net(over, ..) => *over == Over::Arp,
+            Self::Named(name) => matches!(name, Name::Reason(_)),
+            Self::EtherType(_) | Self::Protocol(..) | Self::Ports(..) | Self::Direction(_) => false,
+        }
     }
 }
 
@@ -411,7 +421,9 @@ mod tests {
     #[test]
     fn flows_have_no_lengths() {
         assert!("tcp and port 80".parse::<Filter>().unwrap().check_for_flows().is_ok());
-        for (text, at) in [("tcp and less 100", 8), ("drop", 0), ("arp", 0)] {
+        for (text, at) in
+            [("tcp and less 100", 8), ("drop", 0), ("arp host 10.0.0.1", 9), ("reason multicast", 7)]
+        {
             let filter: Filter = text.parse().unwrap();
             assert_eq!(filter.check_for_flows().unwrap_err().at(), at);
         }

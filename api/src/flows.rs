@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::QueryProtocol;
+use crate::filter::Filter;
 use crate::ids::{GroupId, PodName, RuleId};
 use crate::rule::Direction;
 use crate::snapshot::Address;
@@ -41,6 +42,9 @@ pub struct FlowFilter {
     /// Allowed by this rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleId>,
+    /// Fitting this filter; its words about single packets are refused.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
 }
 
 /// Asks for a part of a listing.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod facts;
+pub mod filter;
 pub mod flow;
 pub mod ip;
 mod journal;

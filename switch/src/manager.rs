@@ -26,6 +26,7 @@ use crate::worker::{Crew, Handle};
 
 mod flows;
 mod muster;
+mod names;
 mod ports;
 mod rebalance;
 mod rule_names;

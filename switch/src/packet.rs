@@ -10,14 +10,14 @@ use crate::ip::{self, Ip};
 use crate::reason::DropReason;
 
 const ETHERNET_HEADER: usize = 14;
-const VLAN_TAG: usize = 4;
+pub(crate) const VLAN_TAG: usize = 4;
 const IPV6_HEADER: usize = 40;
 /// More extension headers than any sane packet has; a longer chain is refused.
 const MAX_EXTENSIONS: usize = 8;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_VLAN: u16 = 0x8100;
+pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 

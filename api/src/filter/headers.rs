@@ -30,8 +30,14 @@ const FRAGMENT: u8 = 44;
 impl Headers {
     /// Of a frame that begins with its Ethernet header, without VLAN tags.
     pub fn of(frame: &[u8]) -> Self {
-        let mut headers = Self { ethertype: number(frame, 12).unwrap_or_default(), ..Self::default() };
-        let packet = frame.get(ETHERNET..).unwrap_or_default();
+        Self::behind(frame, 0)
+    }
+
+    /// Of a frame with so many bytes of VLAN tags behind its addresses, which are passed over.
+    pub fn behind(frame: &[u8], tags: usize) -> Self {
+        let ethertype = number(frame, tags + ETHERNET - 2).unwrap_or_default();
+        let mut headers = Self { ethertype, ..Self::default() };
+        let packet = frame.get(tags + ETHERNET..).unwrap_or_default();
         match headers.ethertype {
             IPV4 => headers.read_ipv4(packet),
             IPV6 => headers.read_ipv6(packet),
@@ -39,6 +45,12 @@ impl Headers {
             _ => {}
         }
         headers
+    }
+
+    /// As the first packet of a flow has them.
+    pub fn of_flow(addresses: (IpAddr, IpAddr), protocol: u8, ports: Option<(u16, u16)>) -> Self {
+        let ethertype = if addresses.0.is_ipv4() { IPV4 } else { IPV6 };
+        Self { ethertype, addresses: Some(addresses), protocols: [Some(protocol), None], ports }
     }
 
     fn read_ipv4(&mut self, packet: &[u8]) {

@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
+use espalier_api::filter::{Filter, FilterError};
 use espalier_api::flows::{FlowFilter, FlowState};
 use espalier_api::{Address, PodName, QueryProtocol, RuleId};
 
@@ -14,6 +15,7 @@ Examples:
   espalier flows --pod shop/web-0
   espalier flows -o wide
   espalier flows --remote 10.0.2.0/24 --state established --json
+  espalier flows --filter 'dst port 80 or 443 and not net 10.0.0.0/8'
   espalier flows --watch 2
   espalier flows count --rule sgr-0123456789abcdef0
   espalier flows drop --pod shop/web-0 --port 5432";
@@ -83,8 +85,8 @@ pub(crate) struct DropArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
     /// Drop every flow of every pod
-    #[arg(long, conflicts_with_all = ["pod", "remote", "port", "protocol", "state", "rule"],
-          required_unless_present_any = ["pod", "remote", "port", "protocol", "state", "rule"])]
+    #[arg(long, conflicts_with_all = ["pod", "remote", "port", "protocol", "state", "rule", "filter"],
+          required_unless_present_any = ["pod", "remote", "port", "protocol", "state", "rule", "filter"])]
     pub(crate) all: bool,
     /// Do not ask
     #[arg(long, short)]
@@ -115,6 +117,9 @@ pub(crate) struct FilterArgs {
     /// Flows that this rule allowed
     #[arg(long, value_name = "RULE-ID")]
     rule: Option<RuleId>,
+    /// Flows that fit an expression in the words of `espalier capture`
+    #[arg(long, value_name = "EXPRESSION", value_parser = expression)]
+    filter: Option<Filter>,
 }
 
 impl FilterArgs {
@@ -127,8 +132,14 @@ impl FilterArgs {
             protocol: self.protocol,
             state: self.state,
             rule: self.rule.clone(),
+            filter: self.filter.clone().unwrap_or_default(),
         }
     }
+}
+
+/// A filter; a mistake in it is shown with a caret under the character.
+pub(super) fn expression(text: &str) -> Result<Filter, String> {
+    text.parse().map_err(|error: FilterError| error.pointed())
 }
 
 /// The states by name, listed in `--help`.

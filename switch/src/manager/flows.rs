@@ -90,38 +90,24 @@ impl Manager {
 
     /// The filter in the table's terms; names that nothing has are refused rather than matching nothing.
     fn flow_match(&self, filter: &FlowFilter) -> Result<FlowMatch, InputError> {
-        let slot = match &filter.pod {
-            Some(name) => {
-                let message =
-                    format!("{name} is not in the enforced snapshot: `espalier pods` lists those that are");
-                let port = self.pods.get(name).ok_or_else(|| InputError::new("pod", message))?;
-                Some(port.slot)
-            }
-            None => None,
-        };
-        let rules = match &filter.rule {
-            Some(id) => {
-                let spans = self.rule_names.spans(id);
-                if spans.is_empty() {
-                    let message =
-                        format!("{id} is no rule of the enforced snapshot: `espalier rules POD` lists them");
-                    return Err(InputError::new("rule", message));
-                }
-                Some(spans)
-            }
-            None => None,
-        };
+        let slot = filter.pod.as_ref().map(|name| self.known_pod(name));
+        let slot = slot.transpose().map_err(|message| InputError::new("pod", message))?;
+        let rules = filter.rule.as_ref().map(|id| self.known_rule(id));
+        let rules = rules.transpose().map_err(|message| InputError::new("rule", message))?;
+        filter.filter.check_for_flows()?;
+        let expression = (!filter.filter.is_empty()).then(|| self.known(filter.filter.clone()));
         Ok(FlowMatch {
-            slot,
+            slot: slot.map(|port| port.slot),
             remote: filter.remote.map(espalier_api::Address::net),
             port: filter.port,
             protocol: filter.protocol.map(|protocol| protocol.0),
             state: filter.state.map(table_state),
             rules,
+            filter: expression.transpose()?,
         })
     }
 
-    fn pods_by_slot(&self) -> HashMap<PodSlot, &PodName> {
+    pub(super) fn pods_by_slot(&self) -> HashMap<PodSlot, &PodName> {
         self.pods.iter().map(|(name, port)| (port.slot, name)).collect()
     }
 
@@ -172,7 +158,7 @@ const STATES: [(flow::FlowState, FlowState); 13] = [
     (flow::FlowState::Revoked, FlowState::Revoked),
 ];
 
-fn state(state: flow::FlowState) -> FlowState {
+pub(super) fn state(state: flow::FlowState) -> FlowState {
     STATES.iter().find(|(table, _)| *table == state).map_or(FlowState::Other, |(_, shown)| *shown)
 }
 

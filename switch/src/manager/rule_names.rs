@@ -63,10 +63,19 @@ impl RuleNames {
 
     /// Every number that meant the rule, and when.
     pub(super) fn spans(&self, id: &RuleId) -> Vec<RuleSpan> {
+        self.spans_where(|name| name.id.as_ref() == Some(id))
+    }
+
+    /// Every number that meant a rule of the group, and when.
+    pub(super) fn spans_of_group(&self, group: &GroupId) -> Vec<RuleSpan> {
+        self.spans_where(|name| name.group == *group)
+    }
+
+    fn spans_where(&self, fits: impl Fn(&RuleName) -> bool) -> Vec<RuleSpan> {
         let mut spans = Vec::new();
         for (number, history) in &self.meanings {
             for (index, (from, name)) in history.iter().enumerate() {
-                if name.as_ref().and_then(|name| name.id.as_ref()) == Some(id) {
+                if name.as_ref().is_some_and(&fits) {
                     let until = history.get(index + 1).map_or(RESTORED, |(next, _)| *next);
                     spans.push(RuleSpan { rule: *number, from: *from, until });
                 }

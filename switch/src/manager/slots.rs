@@ -33,6 +33,11 @@ impl Identity {
     pub(super) fn name(&self) -> &str {
         self.uid.as_deref().unwrap_or(self.eni_id.as_str())
     }
+
+    /// VLAN of its branch.
+    pub(super) fn vlan(&self) -> u16 {
+        self.vlan.get()
+    }
 }
 
 /// The free slots.

@@ -1,8 +1,10 @@
 //! Flows on request: a worker shows or ends those that fit, a bounded number of entries between two batches.
 
+use espalier_api::filter::Filter;
 use ipnet::IpNet;
 
 use super::Worker;
+use crate::filter::{self, Known};
 use crate::flow::{FlowHandle, FlowRecord, FlowState, Now, PodSlot, Selector};
 
 /// A filter in the table's own terms.
@@ -20,6 +22,8 @@ pub struct FlowMatch {
     pub state: Option<FlowState>,
     /// Allowed by one of these rules, each from a generation on to another.
     pub rules: Option<Vec<RuleSpan>>,
+    /// Fitting this.
+    pub filter: Option<Filter<Known>>,
 }
 
 /// A rule's number while it meant one rule.
@@ -33,6 +37,13 @@ pub struct RuleSpan {
     pub until: u32,
 }
 
+impl RuleSpan {
+    /// Whether the number, in the sense of a generation, is this rule.
+    pub fn covers(&self, rule: u32, generation: u32) -> bool {
+        self.rule == rule && (self.from..self.until).contains(&generation)
+    }
+}
+
 impl FlowMatch {
     /// Whether a flow fits everything given.
     pub fn fits(&self, flow: &FlowRecord) -> bool {
@@ -40,17 +51,14 @@ impl FlowMatch {
             Selector::Ports { local, remote } => local == port || remote == port,
             _ => false,
         };
-        let rule = |spans: &Vec<RuleSpan>| {
-            spans
-                .iter()
-                .any(|span| span.rule == flow.rule && (span.from..span.until).contains(&flow.generation))
-        };
+        let rule = |spans: &Vec<RuleSpan>| spans.iter().any(|span| span.covers(flow.rule, flow.generation));
         self.slot.is_none_or(|slot| slot == flow.key.slot())
             && self.remote.is_none_or(|net| net.contains(&flow.key.remote()))
             && self.port.is_none_or(ports)
             && self.protocol.is_none_or(|protocol| protocol == flow.key.protocol())
             && self.state.is_none_or(|state| state == flow.state)
             && self.rules.as_ref().is_none_or(rule)
+            && self.filter.as_ref().is_none_or(|filter| filter::fits_flow(filter, flow))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::site::{FAR, OPEN, POD_A, POD_B, Site};
 
 mod errors;
 mod extensions;
+mod filter;
 mod flood;
 mod fragments;
 mod restart;
