@@ -7,6 +7,7 @@ mod format;
 mod lab;
 mod rules;
 mod top;
+mod trace;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs};
 pub(crate) use top::TopArgs;
+pub(crate) use trace::TraceArgs;
 
 /// Operate the Espalier switch: pods on branch ENIs, filtered by security groups.
 #[derive(Debug, Parser)]

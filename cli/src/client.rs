@@ -25,6 +25,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::args::Global;
 
+mod watch;
+
 /// The agent answers from memory; one that hangs must not hide the switch's answer.
 const AGENT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -130,6 +132,16 @@ impl Client {
         self.ask(Method::GET, path, Bytes::new())
     }
 
+    /// `GET` of a resource that is text.
+    pub(crate) fn text(&mut self, path: &str) -> Result<String, ClientError> {
+        let reply = self.exchange(Method::GET, path, Bytes::new())?;
+        String::from_utf8(reply.into()).map_err(|cause| ClientError::Garbage {
+            socket: self.socket.clone(),
+            request: format!("GET {path}"),
+            cause: cause.to_string(),
+        })
+    }
+
     /// `PUT` of a resource.
     pub(crate) fn put<B: Serialize + ?Sized, T: DeserializeOwned>(
         &mut self,
@@ -179,30 +191,64 @@ impl Client {
     /// Sends one request and reads the whole reply before the deadline; a refusal becomes an error here.
     fn exchange(&mut self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
         let name = format!("{method} {path}");
-        let request = Request::builder()
+        let request = self.request(method, path, body)?;
+        let (status, body) = self.within_deadline(&name, request)?;
+        if status.is_success() { Ok(body) } else { Err(self.refusal(name, status, &body)) }
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+        let name = format!("{method} {path}");
+        Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "espalier")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|cause| self.broken(&name, &cause))?;
-        let (status, body) = self.within_deadline(&name, request)?;
-        if status.is_success() {
-            return Ok(body);
-        }
+            .map_err(|cause| self.broken(&name, &cause))
+    }
+
+    fn refusal(&self, request: String, status: StatusCode, body: &Bytes) -> ClientError {
         if status == StatusCode::FORBIDDEN {
-            return Err(denied(&self.socket));
+            return denied(&self.socket);
         }
-        let refusal = serde_json::from_slice::<ErrorReply>(&body);
-        Err(match refusal {
+        let refusal = serde_json::from_slice::<ErrorReply>(body);
+        match refusal {
             Ok(refusal) if status.is_client_error() => ClientError::Refused(refusal.error),
             refusal => ClientError::Failed {
                 socket: self.socket.clone(),
-                request: name,
+                request,
                 status: status.as_u16(),
-                message: refusal.map_or_else(|_| excerpt(&body), |refusal| refusal.error.to_string()),
+                message: refusal.map_or_else(|_| excerpt(body), |refusal| refusal.error.to_string()),
             },
-        })
+        }
+    }
+
+    /// Sends a request whose reply goes on; returns when its head has come.
+    fn begin(&mut self, name: &str, request: Request<Full<Bytes>>) -> Result<Incoming, ClientError> {
+        let sender = &mut self.sender;
+        let asking = async {
+            sender.ready().await?;
+            sender.send_request(request).await
+        };
+        let reply = self.runtime.block_on(async { tokio::time::timeout(self.timeout, asking).await });
+        let reply = reply.map_err(|_| self.timed_out(name))?.map_err(|cause| self.broken(name, &cause))?;
+        let status = reply.status();
+        if status.is_success() {
+            return Ok(reply.into_body());
+        }
+        let reading = read_reply(reply);
+        let read = self.runtime.block_on(async { tokio::time::timeout(self.timeout, reading).await });
+        let read = read.map_err(|_| self.timed_out(name))?;
+        let (status, body) = read.map_err(|cause| self.broken(name, &*cause))?;
+        Err(self.refusal(name.to_owned(), status, &body))
+    }
+
+    fn timed_out(&self, name: &str) -> ClientError {
+        ClientError::TimedOut {
+            socket: self.socket.clone(),
+            request: name.to_owned(),
+            seconds: self.timeout.as_secs(),
+        }
     }
 
     fn within_deadline(
@@ -218,11 +264,7 @@ impl Client {
         match self.runtime.block_on(async { tokio::time::timeout(self.timeout, asking).await }) {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(cause)) => Err(self.broken(name, &*cause)),
-            Err(_) => Err(ClientError::TimedOut {
-                socket: self.socket.clone(),
-                request: name.to_owned(),
-                seconds: self.timeout.as_secs(),
-            }),
+            Err(_) => Err(self.timed_out(name)),
         }
     }
 

@@ -12,6 +12,7 @@ mod rules;
 mod status;
 mod top;
 
+mod trace;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
         Command::Flows(args) => flows::run(global, args, out),
+        Command::Trace(args) => trace::run(global, args, out),
         Command::Top(args) => top::run(global, args, out),
         Command::Lab(args) => lab::run(&args.command, out),
     }

@@ -23,6 +23,7 @@ use crate::manager::{Manager, ManagerError};
 
 mod lease;
 
+mod watching;
 use lease::Leases;
 
 /// The manager, as the handlers share it.
@@ -71,6 +72,8 @@ pub async fn serve(
         .fallback(async || refused(StatusCode::NOT_FOUND, "", "no such resource"))
         .layer(axum::middleware::from_fn_with_state(group, check_peer))
         .layer(DefaultBodyLimit::max(espalier_api::file::MAX_BYTES as usize))
+        .route("/v1/trace", post(trace))
+        .route("/v1/watch", post(watch_packets))
         .with_state(App { manager, leases: Leases::default(), stopping });
     axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(stopped)
@@ -284,6 +287,17 @@ async fn explain(State(manager): State<Shared>, Body(body): Body) -> Response {
 async fn ask<T: serde::Serialize + Send + 'static>(
     manager: Shared,
     question: impl FnOnce(&mut Manager) -> Result<T, ManagerError> + Send + 'static,
+async fn trace(State(manager): State<Shared>, Body(body): Body) -> Response {
+    ask(manager, move |manager| manager.trace(&parse(&body)?)).await
+}
+
+async fn watch_packets(State(App { manager, stopping, .. }): State<App>, Body(body): Body) -> Response {
+    match answer(Shared::clone(&manager), move |manager| manager.watch(&parse(&body)?)).await {
+        Ok(watching) => watching::into_body(manager, watching, stopping).into_response(),
+        Err(refusal) => refusal,
+    }
+}
+
 ) -> Response {
     match answer(manager, question).await {
         Ok(reply) => Json(reply).into_response(),

@@ -34,13 +34,17 @@ mod slots;
 mod status;
 mod steer;
 
+mod stages;
 use rule_names::RuleNames;
 use slots::{Identity, Slots};
+mod trace;
+mod watching;
 
 /// The switch could not be started or could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
     /// The input is at fault; nothing was changed.
+pub use watching::Watching;
     #[error(transparent)]
     Refused(#[from] InputError),
     /// The machine or the switch is at fault.

@@ -135,6 +135,11 @@ impl Samples {
         Some(looked)
     }
 
+    /// Whether there is no sample at present.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+
     /// Packets that found no free sample.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
