@@ -95,6 +95,9 @@ pub(crate) enum Command {
     /// Tell whether a packet would pass, and which rule decides
     #[command(after_help = EXPLAIN)]
     Explain(ExplainArgs),
+    /// Take a packet through the running tables and show every stage, or show real packets so
+    #[command(after_help = trace::HELP)]
+    Trace(TraceArgs),
     /// List the flows the switch tracks, count them, or drop some
     #[command(after_help = flows::HELP)]
     Flows(FlowsArgs),
