@@ -10,6 +10,8 @@
 //! | `POST /v1/pods/rebalance` | [`Rebalance`] | `[`[`Moved`]`]`, what evens out the workers' packets |
 //! | `GET /v1/groups` | | `[`[`GroupStatus`]`]` |
 //! | `GET /v1/pods/{namespace}/{name}/rules` | | `[`[`RuleStatus`]`]` |
+//! | `GET /v1/rules` | | [`crate::hits::RuleUsage`], the rules in force and what each let pass |
+//! | `GET /v1/metrics` | | text of OpenMetrics |
 //! | `/v1/flows` | | see [`crate::flows`] |
 //! | `GET /v1/agent?name=NAME` | | one line, [`crate::agent::AgentLease`]; the lease lasts as long as the reply |
 //! | `POST /v1/explain` | `[`[`Query`](crate::explain::Query)`]` | `[`[`Answer`](crate::explain::Answer)`]`, same order |
@@ -24,6 +26,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hits::RuleHits;
 use crate::ids::{EniId, Generation, GroupId, Mac, PodName, Vlan};
 use crate::rule::SecurityGroupRule;
 
@@ -235,10 +238,61 @@ pub struct WorkerStatus {
     pub batches: u64,
     /// Times it slept in poll(2).
     pub sleeps: u64,
+    /// How long a packet takes, by a batch in 64.
+    #[serde(default)]
+    pub pace: PacketTimes,
+    /// What waits in its rings now.
+    #[serde(default)]
+    pub rings: WorkerRings,
     /// Live flows.
     pub flows: usize,
     /// Its packets.
     pub counters: Counters,
+}
+
+/// Batches of a worker by the time that a packet of theirs took, from the step to its place in a queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PacketTimes {
+    /// Upper bounds of the classes, nanoseconds.
+    pub bounds_ns: Vec<u64>,
+    /// Batches of each class, not cumulative; one more than there are bounds, for what is above all.
+    pub batches: Vec<u64>,
+    /// Nanoseconds a packet, summed over the batches.
+    pub sum_ns: u64,
+}
+
+impl PacketTimes {
+    /// The bound that so many in a hundred batches are below; nothing where none was timed, or it is above all.
+    pub fn percentile(&self, percent: u64) -> Option<u64> {
+        let all: u64 = self.batches.iter().sum();
+        let mut left = (all * percent).div_ceil(100).max(1);
+        for (bound, batches) in self.bounds_ns.iter().zip(&self.batches) {
+            if *batches >= left {
+                return Some(*bound);
+            }
+            left -= batches;
+        }
+        None
+    }
+}
+
+/// Frames and packets in a worker's rings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRings {
+    /// Frames in fill rings, and received but not yet taken from the receive rings.
+    pub fill: u64,
+    /// Frames with the kernel to send, those in unread completion rings included.
+    pub tx: u64,
+    /// Of those, what the kernel has not taken.
+    pub unsent: u64,
+    /// Packets that other workers have handed over.
+    pub handover: u64,
+    /// Packets held for pods on their way to the worker.
+    pub held: u64,
+    /// Free frames in the worker's own pool.
+    pub free: u64,
 }
 
 /// Owners of the frames; they add up to `total`.
@@ -414,6 +468,9 @@ pub struct GroupStatus {
     pub members: usize,
     /// Pods of this node that have it.
     pub pods: Vec<PodName>,
+    /// What its rules let pass, those that are gone included; absent where no switch was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<RuleHits>,
 }
 
 /// A rule in force for a pod.
@@ -426,4 +483,7 @@ pub struct RuleStatus {
     pub rule: SecurityGroupRule,
     /// How many addresses and prefixes its target stands for now.
     pub targets: usize,
+    /// What it let pass, for all pods of the node; absent where no switch was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<RuleHits>,
 }

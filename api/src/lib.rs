@@ -13,6 +13,7 @@ pub mod explain;
 pub mod file;
 pub mod filter;
 pub mod flows;
+pub mod hits;
 pub mod ids;
 pub mod protocol;
 pub mod rule;

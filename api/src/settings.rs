@@ -4,7 +4,9 @@
 //! of its values is parsed as the flag is, and a refusal names the file, the field, the value and the fix.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Command, Parser};
 
@@ -22,6 +24,23 @@ pub enum SettingsError {
     /// The file.
     #[error(transparent)]
     File(#[from] InputError),
+}
+
+/// Where metrics are served over TCP, if at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            _ => text
+                .parse()
+                .map(|address| Self(Some(address)))
+                .map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:9470, or none".to_owned()),
+        }
+    }
 }
 
 /// Reads the command line, the environment, and the file named by the flag `--config` (a `PathBuf`).

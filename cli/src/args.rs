@@ -18,7 +18,7 @@ use espalier_api::{Direction, GroupId, PodName, QueryProtocol};
 pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
-pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs};
+pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs, UnusedArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use trace::TraceArgs;
 
@@ -89,7 +89,8 @@ pub(crate) enum Command {
   espalier groups sg-0123456789abcdef0
   espalier groups --snapshot node.yaml")]
     Groups(GroupsArgs),
-    /// List the rules in force for a pod, compare two snapshots, or look for mistakes
+    /// List the rules in force for a pod with what they let pass, find unused ones, compare two snapshots, or look for
+    /// mistakes
     #[command(after_help = rules::HELP)]
     Rules(RulesArgs),
     /// Tell whether a packet would pass, and which rule decides
@@ -104,6 +105,11 @@ pub(crate) enum Command {
     /// Watch pods, drops and workers by their rates
     #[command(after_help = top::HELP)]
     Top(TopArgs),
+    /// Print the switch's metrics as text of OpenMetrics
+    #[command(after_help = "Examples:
+  espalier metrics
+  espalier metrics | grep ^espalier_rule_packets_total")]
+    Metrics,
     /// Make a VPC on this machine and watch the switch filter real traffic in it (needs root)
     #[command(after_help = lab::HELP)]
     Lab(LabArgs),

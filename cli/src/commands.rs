@@ -7,6 +7,7 @@ mod explain;
 mod flows;
 mod groups;
 mod lab;
+mod metrics;
 mod pods;
 mod rules;
 mod status;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Flows(args) => flows::run(global, args, out),
         Command::Trace(args) => trace::run(global, args, out),
         Command::Top(args) => top::run(global, args, out),
+        Command::Metrics => metrics::run(global, out),
         Command::Lab(args) => lab::run(&args.command, out),
     }
 }

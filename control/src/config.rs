@@ -3,13 +3,12 @@
 //! Every default stands in `--help`. A flag wins over the environment, and that over the file.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use espalier_api::settings::SettingsError;
+use espalier_api::settings::{Listen, SettingsError};
 use espalier_api::{EniId, Mac};
 use ipnet::IpNet;
 
@@ -231,23 +230,6 @@ impl FromStr for Ports {
             Some(("prefix", _)) => Err("a prefix has 1 to 4 characters".to_owned()),
             Some(("netns", folder)) if !folder.is_empty() => Ok(Self::Netns(folder.into())),
             _ => Err("expected strict, standard, prefix:PREFIX or netns:DIR".to_owned()),
-        }
-    }
-}
-
-/// Where metrics are served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listen(pub Option<SocketAddr>);
-
-impl FromStr for Listen {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self(None)),
-            _ => text
-                .parse()
-                .map(|address| Self(Some(address)))
-                .map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:9470, or none".to_owned()),
         }
     }
 }

@@ -16,6 +16,7 @@ impl Model {
                 group: rule.group.clone(),
                 rule: rule.source.clone(),
                 targets: rule.prefixes.len(),
+                hits: None,
             })
             .collect()
     }
@@ -36,6 +37,7 @@ impl Model {
                     egress_rules: count(Direction::Egress),
                     members: self.members_of(&group.id).len(),
                     pods: group.pods.clone(),
+                    hits: None,
                 }
             })
             .collect()

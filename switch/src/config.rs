@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use espalier_api::settings::SettingsError;
+use espalier_api::settings::{Listen, SettingsError};
 use espalier_xsk::XdpMode;
 
 use crate::flow::Timeouts;
@@ -100,6 +100,15 @@ pub struct Config {
     /// Microseconds a worker polls without work before it sleeps
     #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub spin_us: u64,
+
+    /// Address for /metrics in the text format of OpenMetrics, such as 127.0.0.1:9466; `none` serves them on the control
+    /// socket only, as `GET /v1/metrics`
+    #[arg(long, value_name = "ADDR:PORT|none", default_value = "none")]
+    pub metrics_listen: Listen,
+
+    /// Rules that have metrics of their own, at most; the others share one series
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub metrics_rules: u32,
 
     /// What to log: a level, or a filter such as `info,espalier_switch::manager=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "ESPALIER_LOG")]

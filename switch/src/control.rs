@@ -20,6 +20,7 @@ use tokio::net::unix::UCred;
 use tokio::sync::watch;
 
 use crate::manager::{Manager, ManagerError};
+use crate::metrics::Metrics;
 
 mod lease;
 
@@ -33,6 +34,7 @@ pub type Shared = Arc<Mutex<Manager>>;
 #[derive(Clone)]
 struct App {
     manager: Shared,
+    metrics: Arc<Metrics>,
     leases: Leases,
     stopping: watch::Receiver<bool>,
 }
@@ -47,6 +49,7 @@ impl FromRef<App> for Shared {
 pub async fn serve(
     listener: UnixListener,
     manager: Shared,
+    metrics: Arc<Metrics>,
     group: bool,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -65,16 +68,18 @@ pub async fn serve(
         .route("/v1/pods/{namespace}/{name}/move", post(move_pod))
         .route("/v1/groups", get(groups))
         .route("/v1/pods/{namespace}/{name}/rules", get(rules))
+        .route("/v1/rules", get(rule_usage))
+        .route("/v1/metrics", get(show_metrics))
         .route("/v1/explain", post(explain))
+        .route("/v1/trace", post(trace))
+        .route("/v1/watch", post(watch_packets))
         .route("/v1/flows", post(flows))
         .route("/v1/flows/count", post(count_flows))
         .route("/v1/flows/drop", post(drop_flows))
         .fallback(async || refused(StatusCode::NOT_FOUND, "", "no such resource"))
         .layer(axum::middleware::from_fn_with_state(group, check_peer))
         .layer(DefaultBodyLimit::max(espalier_api::file::MAX_BYTES as usize))
-        .route("/v1/trace", post(trace))
-        .route("/v1/watch", post(watch_packets))
-        .with_state(App { manager, leases: Leases::default(), stopping });
+        .with_state(App { manager, metrics, leases: Leases::default(), stopping });
     axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(stopped)
         .await
@@ -152,7 +157,7 @@ async fn status(State(App { manager, leases, .. }): State<App>) -> Response {
 }
 
 /// Gives the lease, for as long as the reply is read.
-async fn agent(State(App { manager, leases, stopping }): State<App>, uri: Uri) -> Response {
+async fn agent(State(App { manager, leases, stopping, .. }): State<App>, uri: Uri) -> Response {
     let lease = match leases.take(parameter(&uri, "name").unwrap_or_default()) {
         Ok(lease) => lease,
         Err(error) if error.field == "agent" => return conflict(error),
@@ -203,6 +208,14 @@ async fn rules(
     };
     let unknown = format!("{pod} is not in the enforced snapshot: `espalier pods` lists those that are");
     ask(manager, move |manager| Ok(manager.rules(&pod).ok_or(InputError::new("pod", unknown))?)).await
+}
+
+async fn show_metrics(State(App { metrics, .. }): State<App>) -> Response {
+    metrics.reply().await
+}
+
+async fn rule_usage(State(manager): State<Shared>) -> Response {
+    ask(manager, |manager| Ok(manager.rule_usage())).await
 }
 
 async fn apply(

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod ip;
 mod journal;
 pub mod manager;
+pub mod metrics;
 pub mod neighbour;
 mod netns;
 pub mod observe;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use espalier_api::InputError;
-use espalier_api::settings::{SettingsError, start_log};
+use espalier_api::settings::{Listen, SettingsError, start_log};
 use espalier_switch::config::Config;
 use espalier_switch::manager::{Manager, ManagerError};
+use espalier_switch::metrics::{self, Metrics};
 use espalier_switch::watchdog::{self, WorkerDied};
 use espalier_switch::{control, watch};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -65,6 +67,8 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     let group = config.socket_group.clone();
     let listener = espalier_api::socket::bind(&socket, group.as_deref(), "espalier-switch")?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
+    let metrics_tcp = bind_metrics(config.metrics_listen).await?;
+    let metrics_rules = config.metrics_rules as usize;
     let mut manager = Manager::start(config)?;
     let vitals = manager.vitals();
     if let Some(snapshot) = snapshot {
@@ -73,6 +77,8 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     let manager = Arc::new(Mutex::new(manager));
     tracing::info!(socket = %socket.display(), "listening");
     let watching = tokio::spawn(watch::watch(Arc::clone(&manager)));
+    let metrics = Arc::new(Metrics::new(Arc::downgrade(&manager), metrics_rules));
+    let scraped = metrics_tcp.map(|tcp| tokio::spawn(metrics::serve(tcp, Arc::clone(&metrics))));
     let stopped = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -81,16 +87,30 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
         tracing::info!("stopping; branch traffic is dropped until a switch runs again");
     };
     tokio::select! {
-        served = control::serve(listener, Arc::clone(&manager), group.is_some(), stopped) => served?,
+        served = control::serve(listener, Arc::clone(&manager), metrics, group.is_some(), stopped) => served?,
         died = watchdog::watch(vitals) => return Err(died.into()),
     }
     watching.abort();
+    if let Some(scraped) = scraped {
+        scraped.abort();
+    }
     std::fs::remove_file(&socket).with_context(|| format!("removing {}", socket.display()))?;
     let _cancelled = watching.await;
     let manager = Arc::into_inner(manager).context("a request is still under way")?;
     let manager = manager.into_inner().map_err(|_| anyhow::anyhow!("the manager is in an unknown state"))?;
     manager.stop();
     Ok(())
+}
+
+/// The port for metrics, where one is asked for.
+async fn bind_metrics(listen: Listen) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = listen.0 else { return Ok(None) };
+    let refuse = |error: std::io::Error| {
+        InputError::new("metrics-listen", format!("{address} cannot be listened on: {error}"))
+    };
+    let tcp = TcpListener::bind(address).await.map_err(refuse)?;
+    tracing::info!(address = %tcp.local_addr()?, "metrics are served");
+    Ok(Some(tcp))
 }
 
 #[cfg(test)]

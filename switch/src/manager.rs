@@ -30,12 +30,14 @@ mod names;
 mod ports;
 mod rebalance;
 mod rule_names;
+mod rule_totals;
 mod slots;
 mod status;
 mod steer;
 
 mod stages;
 use rule_names::RuleNames;
+use rule_totals::RuleTotals;
 use slots::{Identity, Slots};
 mod trace;
 mod watching;
@@ -76,6 +78,7 @@ pub struct Manager {
     tuner: Tuner,
     compiler: Option<Compiler>,
     rule_names: RuleNames,
+    rule_totals: RuleTotals,
     journal: Option<Journal>,
     enforced: Option<Enforced>,
 }
@@ -144,6 +147,7 @@ impl Manager {
             pods: BTreeMap::new(),
             compiler: None,
             rule_names: RuleNames::default(),
+            rule_totals: RuleTotals::default(),
             journal: None,
             enforced: None,
         };
@@ -182,6 +186,7 @@ impl Manager {
         let new = self.attach_missing();
         let enforced_in_ms = started.elapsed().as_secs_f64() * 1000.0;
         self.await_gateways(&new)?;
+        self.note_rules();
         tracing::info!(
             generation = generation.0,
             ms = enforced_in_ms.round(),

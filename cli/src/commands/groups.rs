@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use comfy_table::Cell;
 use espalier_api::control::GroupStatus;
+use espalier_api::hits::RuleHits;
 use espalier_api::{Address, GroupId, InputError, SecurityGroupRule, Snapshot};
 use serde::Serialize;
 
 use crate::args::{Format, Global, GroupsArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, column, first_few, listed, wide};
+use crate::output::{Output, column, first_few, grouped, if_it_fits, listed, wide};
 use crate::source;
 
 /// Members shown to people; programs get all.
@@ -77,6 +78,8 @@ fn list(groups: &[GroupStatus], format: Format, out: &mut Output) -> Result<(), 
             Cell::new(group.ingress_rules),
             Cell::new(group.egress_rules),
             Cell::new(group.members),
+            Cell::new(listed(group.hits.map(|hits| grouped(hits.all_packets())))),
+            group.hits.as_ref().map_or_else(|| Cell::new("-"), super::rules::last_hit),
             Cell::new(first_few(&group.pods, pods_shown)),
         ]
     });
@@ -87,6 +90,8 @@ fn list(groups: &[GroupStatus], format: Format, out: &mut Output) -> Result<(), 
         wide("INGRESS"),
         wide("EGRESS"),
         column("MEMBERS"),
+        column("PACKETS"),
+        if_it_fits("LAST HIT"),
         column("PODS"),
     ];
     out.list(columns, rows, format)
@@ -129,6 +134,17 @@ impl<'a> Whole<'a> {
     }
 }
 
+/// What a group's rules let pass, in words.
+fn let_pass(hits: &RuleHits) -> String {
+    let way = |packets, bytes| format!("{} packets, {} bytes", grouped(packets), grouped(bytes));
+    format!(
+        "{}; replies {}; {} flows",
+        way(hits.packets, hits.bytes),
+        way(hits.reply_packets, hits.reply_bytes),
+        grouped(hits.flows)
+    )
+}
+
 fn show(whole: &Whole, format: Format, out: &mut Output) -> Result<(), CliError> {
     let group = whole.group;
     out.fields([
@@ -136,6 +152,7 @@ fn show(whole: &Whole, format: Format, out: &mut Output) -> Result<(), CliError>
         ("name".to_owned(), Cell::new(group.group_name.as_deref().unwrap_or("-"))),
         ("members".to_owned(), Cell::new(whole.shown_members())),
         ("pods".to_owned(), Cell::new(listed(&group.pods))),
+        ("let pass".to_owned(), Cell::new(group.hits.as_ref().map_or_else(|| "-".to_owned(), let_pass))),
     ])?;
     out.line("")?;
     out.list(super::rules::COLUMNS, whole.rules.iter().map(super::rules::cells), format)

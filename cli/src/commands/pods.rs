@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use comfy_table::Cell;
 use espalier_api::agent::{AgentPod, AgentPodState, AgentStatus};
-use espalier_api::control::{MovePod, Moved, PodStatus, PodTuning, PortState, Rebalance};
+use espalier_api::control::{MovePod, Moved, PodCounters, PodStatus, PodTuning, PortState, Rebalance};
 use espalier_api::{InputError, PodName};
 use serde::Serialize;
 
@@ -236,14 +236,36 @@ fn show(pod: &Joined, out: &mut Output) -> Result<(), CliError> {
         ("from the pod", Cell::new(traffic(counters.rx, counters.rx_bytes))),
         ("to the pod", Cell::new(traffic(counters.tx, counters.tx_bytes))),
     ];
-    for (direction, reasons) in [("egress", &counters.egress_dropped), ("ingress", &counters.ingress_dropped)]
-    {
-        let text = listed(reasons.iter().map(|(reason, count)| format!("{reason} {}", grouped(*count))));
-        let name = if direction == "egress" { "egress dropped" } else { "ingress dropped" };
-        fields.push((name, Cell::new(text)));
-    }
     fields.push(("lost in the kernel", super::status::lost(&pod.kernel, out)));
-    out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
+    out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))?;
+    out.line("")?;
+    verdicts(counters, out)
+}
+
+/// Direction, verdict, reason, count: every packet of the pod is in one row.
+fn verdicts(counters: &PodCounters, out: &mut Output) -> Result<(), CliError> {
+    let row = |direction: &str, verdict, reason: &str, packets, bytes: Option<u64>| {
+        [
+            Cell::new(direction),
+            verdict,
+            Cell::new(reason),
+            Cell::new(grouped(packets)),
+            Cell::new(listed(bytes.map(grouped))),
+        ]
+    };
+    let good = |verdict: &str| out.cell(verdict, Tone::Good);
+    let drops = |direction: &'static str, reasons: &BTreeMap<String, u64>| -> Vec<_> {
+        let dropped = reasons.iter();
+        dropped
+            .map(|(why, count)| row(direction, out.cell("dropped", Tone::Bad), why, *count, None))
+            .collect()
+    };
+    let mut rows = vec![row("egress", good("forwarded"), "-", counters.out, Some(counters.out_bytes))];
+    rows.push(row("egress", Cell::new("answered"), "-", counters.consumed, None));
+    rows.extend(drops("egress", &counters.egress_dropped));
+    rows.push(row("ingress", good("forwarded"), "-", counters.tx, Some(counters.tx_bytes)));
+    rows.extend(drops("ingress", &counters.ingress_dropped));
+    out.table(["DIRECTION", "VERDICT", "REASON", "PACKETS", "BYTES"], rows)
 }
 
 /// What is changed at the pod's veth, or why it is not.

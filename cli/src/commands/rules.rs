@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use comfy_table::Cell;
 use espalier_api::control::RuleStatus;
+use espalier_api::hits::RuleHits;
 use espalier_api::{InputError, PodName, SecurityGroupRule};
 use espalier_rules::{Finding, Opening, SpaceChange, difference, lint};
 use serde::Serialize;
@@ -12,8 +13,10 @@ use serde::Serialize;
 use crate::args::{DiffArgs, Global, LintArgs, RulesArgs, RulesCommand, ShowArgs};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Column, Output, Tone, column, first_few, if_it_fits, wide};
+use crate::output::{Column, Output, Tone, column, duration, first_few, grouped, if_it_fits, listed, wide};
 use crate::source;
+
+mod unused;
 
 /// Items named in a table cell before the rest is counted; `--json` has them all.
 const NAMED: usize = 4;
@@ -22,6 +25,7 @@ pub(super) fn run(global: &Global, args: &RulesArgs, out: &mut Output) -> Result
     match &args.command {
         Some(RulesCommand::Diff(args)) => diff(args, out),
         Some(RulesCommand::Lint(args)) => look_for_mistakes(args, out),
+        Some(RulesCommand::Unused(args)) => unused::run(global, args, out),
         None => show(global, &args.show, out),
     }
 }
@@ -39,14 +43,34 @@ fn show(global: &Global, args: &ShowArgs, out: &mut Output) -> Result<ExitCode, 
     let rows = rules.iter().map(|status| {
         let [direction, protocol, target, rule, description] = cells(&status.rule);
         let (group, targets) = (Cell::new(&status.group), Cell::new(status.targets));
-        [direction, protocol, target, rule, group, targets, description]
+        let number = |of: fn(&RuleHits) -> u64| Cell::new(listed(status.hits.as_ref().map(of).map(grouped)));
+        let last = status.hits.as_ref().map_or_else(|| Cell::new("-"), last_hit);
+        let counts = [
+            number(RuleHits::all_packets),
+            last,
+            number(|hits| hits.bytes + hits.reply_bytes),
+            number(|hits| hits.flows),
+            number(|hits| hits.refused_flows),
+        ];
+        let [packets, last, bytes, flows, refused] = counts;
+        [direction, protocol, target, rule, packets, last, group, targets, bytes, flows, refused, description]
     });
     let [direction, protocol, target, rule, description] = COLUMNS;
-    out.list(
-        [direction, protocol, target, rule, if_it_fits("GROUP"), wide("PREFIXES"), description],
-        rows,
-        format,
-    )?;
+    let columns = [
+        direction,
+        protocol,
+        target,
+        rule,
+        column("PACKETS"),
+        if_it_fits("LAST HIT"),
+        if_it_fits("GROUP"),
+        wide("PREFIXES"),
+        wide("BYTES"),
+        wide("FLOWS"),
+        wide("REFUSED FLOWS"),
+        description,
+    ];
+    out.list(columns, rows, format)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,6 +80,12 @@ fn offline(path: &Path, pod: &PodName) -> Result<Vec<RuleStatus>, CliError> {
         InputError::new("pods", format!("{pod} is not in the snapshot")).in_file(path.display().to_string())
     })?;
     Ok(judge.model().rules_of(policy))
+}
+
+/// How long ago the last packet was.
+pub(super) fn last_hit(hits: &RuleHits) -> Cell {
+    let ago = hits.last_hit_ms.map(|ms| if ms < 1000 { "now".to_owned() } else { duration(ms / 1000) });
+    Cell::new(ago.unwrap_or_else(|| "never".to_owned()))
 }
 
 /// The columns of [`cells`].

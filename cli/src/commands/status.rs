@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use comfy_table::Cell;
 use espalier_api::agent::AgentStatus;
-use espalier_api::control::{Counters, Frames, KernelCounters, Status, WorkerState, XdpStatus};
+use espalier_api::control::{Counters, Frames, KernelCounters, Status, WorkerRings, WorkerState, XdpStatus};
 
 use serde::Serialize;
 
 use crate::args::{Format, FormatArgs, Global};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output::{Output, Tone, column, duration, grouped, listed, wide};
+use crate::output::{Output, Tone, column, duration, grouped, if_it_fits, listed, wide};
 
 mod agent;
 
@@ -168,7 +168,7 @@ fn steering(exits: &BTreeMap<String, u64>, out: &mut Output) -> Result<(), CliEr
 
 fn workers(status: &Status, format: Format, out: &mut Output) -> Result<(), CliError> {
     heading("workers", out)?;
-    let rows: Vec<[Cell; 12]> = status
+    let rows: Vec<[Cell; 15]> = status
         .workers
         .iter()
         .map(|worker| {
@@ -185,6 +185,9 @@ fn workers(status: &Status, format: Format, out: &mut Output) -> Result<(), CliE
                 number(worker.counters.rx),
                 number(worker.counters.forwarded),
                 number(worker.counters.handed_out),
+                Cell::new(listed(worker.pace.percentile(50).map(|bound| format!("<{}", grouped(bound))))),
+                Cell::new(listed(worker.pace.percentile(99).map(|bound| format!("<{}", grouped(bound))))),
+                Cell::new(in_rings(&worker.rings)),
             ]
         })
         .collect();
@@ -201,8 +204,17 @@ fn workers(status: &Status, format: Format, out: &mut Output) -> Result<(), CliE
         column("RX"),
         column("FORWARDED"),
         column("HANDED OUT"),
+        if_it_fits("NS/PACKET"),
+        wide("P99"),
+        wide("IN RINGS"),
     ];
     out.list(columns, rows, format)
+}
+
+/// What waits in a worker's rings.
+fn in_rings(rings: &WorkerRings) -> String {
+    let WorkerRings { fill, tx, unsent, handover, held, free } = rings;
+    format!("fill {fill}, tx {tx} ({unsent} unsent), handover {handover}, held {held}, free {free}")
 }
 
 fn state(state: WorkerState, out: &Output) -> Cell {

@@ -2,22 +2,32 @@
 
 use std::collections::HashMap;
 
-use espalier_api::{GroupId, RuleId};
+use espalier_api::{GroupId, RuleId, SecurityGroupRule};
 use espalier_rules::Model;
 
 use crate::flow::state_file::RESTORED;
 use crate::worker::RuleSpan;
 
 /// Meanings of one number that are remembered; a flow of an older one has no known rule.
-const REMEMBERED: usize = 8;
+const REMEMBERED: usize = 64;
 
 /// A rule, by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct RuleName {
     /// Its id, where it has one.
     pub(super) id: Option<RuleId>,
     /// Its group.
     pub(super) group: GroupId,
+    /// All of it, where it has no id.
+    unnamed: Option<Box<SecurityGroupRule>>,
+}
+
+impl RuleName {
+    /// Of a group's rule.
+    pub(super) fn of(group: &GroupId, rule: &SecurityGroupRule) -> Self {
+        let unnamed = rule.id.is_none().then(|| Box::new(rule.clone()));
+        Self { id: rule.id.clone(), group: group.clone(), unnamed }
+    }
 }
 
 /// The history of all numbers.
@@ -32,9 +42,7 @@ impl RuleNames {
     pub(super) fn note(&mut self, model: &Model, generation: u32) {
         let mut now: HashMap<u32, RuleName> = model
             .rules()
-            .map(|(rule, lowered)| {
-                (rule.index() as u32, RuleName { id: lowered.id().cloned(), group: lowered.group.clone() })
-            })
+            .map(|(rule, lowered)| (rule.index() as u32, RuleName::of(&lowered.group, &lowered.source)))
             .collect();
         for (number, history) in &mut self.meanings {
             let name = now.remove(number);

@@ -77,6 +77,8 @@ impl Manager {
                     pods: self.pods.values().filter(|port| port.home == worker).count(),
                     batches: told.map_or(0, |told| told.batches),
                     sleeps: told.map_or(0, |told| told.sleeps),
+                    pace: told.map_or_else(Default::default, |told| told.pace.to_api()),
+                    rings: told.map_or_else(Default::default, |told| told.rings.to_api()),
                     flows: told.map_or(0, |told| told.flows),
                     counters: told.map_or_else(Default::default, |told| told.counters.totals.to_api()),
                 }
@@ -189,15 +191,19 @@ impl Manager {
     }
 
     /// The groups.
-    pub fn groups(&self) -> Vec<GroupStatus> {
-        self.enforced.as_ref().map_or_else(Vec::new, |enforced| enforced.judge.model().groups())
+    pub fn groups(&mut self) -> Vec<GroupStatus> {
+        self.rule_sums();
+        self.groups_counted()
     }
 
     /// The rules in force for a pod; nothing if there is no such pod.
-    pub fn rules(&self, pod: &PodName) -> Option<Vec<RuleStatus>> {
+    pub fn rules(&mut self, pod: &PodName) -> Option<Vec<RuleStatus>> {
         let model = self.enforced.as_ref()?.judge.model();
-        let policy = model.policy_of(model.pod_index(pod)?)?;
-        Some(model.rules_of(policy))
+        let rules = model.rules_of(model.policy_of(model.pod_index(pod)?)?);
+        let (sums, _) = self.rule_sums();
+        let counted =
+            |rule: RuleStatus| RuleStatus { hits: Some(sums.rule(&rule.group, &rule.rule)), ..rule };
+        Some(rules.into_iter().map(counted).collect())
     }
 
     /// Answers queries, in order, or refuses them all.

@@ -4,6 +4,8 @@
 
 use std::time::Instant;
 
+use espalier_api::control::{PacketTimes, WorkerRings};
+
 use super::Worker;
 use super::port::WorkerPort;
 
@@ -50,6 +52,11 @@ impl Pace {
         self.sum = self.sum.saturating_add(each);
     }
 
+    /// The shape of the control socket.
+    pub fn to_api(&self) -> PacketTimes {
+        PacketTimes { bounds_ns: Self::BOUNDS.to_vec(), batches: self.batches.to_vec(), sum_ns: self.sum }
+    }
+
     /// Batches timed.
     pub fn count(&self) -> u64 {
         self.batches.iter().sum()
@@ -71,6 +78,16 @@ pub struct RingDepths {
     pub held: usize,
     /// Free frames in the worker's own pool.
     pub free: usize,
+}
+
+impl RingDepths {
+    /// The shape of the control socket.
+    pub fn to_api(&self) -> WorkerRings {
+        let Self { fill, tx, unsent, handover, held, free } = *self;
+        let [fill, tx, unsent, handover, held, free] =
+            [fill, tx, unsent, handover, held, free].map(|count| count as u64);
+        WorkerRings { fill, tx, unsent, handover, held, free }
+    }
 }
 
 impl Worker {
