@@ -12,8 +12,8 @@ mod pods;
 mod rules;
 mod status;
 mod top;
-
 mod trace;
+
 use std::path::Path;
 use std::process::ExitCode;
 

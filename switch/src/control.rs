@@ -23,8 +23,8 @@ use crate::manager::{Manager, ManagerError};
 use crate::metrics::Metrics;
 
 mod lease;
-
 mod watching;
+
 use lease::Leases;
 
 /// The manager, as the handlers share it.
@@ -272,6 +272,17 @@ async fn rebalance(State(manager): State<Shared>, Body(body): Body) -> Response 
     ask(manager, move |manager| manager.rebalance(&before)).await
 }
 
+async fn trace(State(manager): State<Shared>, Body(body): Body) -> Response {
+    ask(manager, move |manager| manager.trace(&parse(&body)?)).await
+}
+
+async fn watch_packets(State(App { manager, stopping, .. }): State<App>, Body(body): Body) -> Response {
+    match answer(Shared::clone(&manager), move |manager| manager.watch(&parse(&body)?)).await {
+        Ok(watching) => watching::into_body(manager, watching, stopping).into_response(),
+        Err(refusal) => refusal,
+    }
+}
+
 async fn flows(State(manager): State<Shared>, Body(body): Body) -> Response {
     ask(manager, move |manager| manager.flows(&parse(&body)?)).await
 }
@@ -300,17 +311,6 @@ async fn explain(State(manager): State<Shared>, Body(body): Body) -> Response {
 async fn ask<T: serde::Serialize + Send + 'static>(
     manager: Shared,
     question: impl FnOnce(&mut Manager) -> Result<T, ManagerError> + Send + 'static,
-async fn trace(State(manager): State<Shared>, Body(body): Body) -> Response {
-    ask(manager, move |manager| manager.trace(&parse(&body)?)).await
-}
-
-async fn watch_packets(State(App { manager, stopping, .. }): State<App>, Body(body): Body) -> Response {
-    match answer(Shared::clone(&manager), move |manager| manager.watch(&parse(&body)?)).await {
-        Ok(watching) => watching::into_body(manager, watching, stopping).into_response(),
-        Err(refusal) => refusal,
-    }
-}
-
 ) -> Response {
     match answer(manager, question).await {
         Ok(reply) => Json(reply).into_response(),

@@ -32,21 +32,21 @@ mod rebalance;
 mod rule_names;
 mod rule_totals;
 mod slots;
+mod stages;
 mod status;
 mod steer;
+mod trace;
+mod watching;
 
-mod stages;
 use rule_names::RuleNames;
 use rule_totals::RuleTotals;
 use slots::{Identity, Slots};
-mod trace;
-mod watching;
+pub use watching::Watching;
 
 /// The switch could not be started or could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
     /// The input is at fault; nothing was changed.
-pub use watching::Watching;
     #[error(transparent)]
     Refused(#[from] InputError),
     /// The machine or the switch is at fault.
