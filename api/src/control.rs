@@ -14,6 +14,7 @@
 //! | `GET /v1/metrics` | | text of OpenMetrics |
 //! | `/v1/flows` | | see [`crate::flows`] |
 //! | `GET /v1/agent?name=NAME` | | one line, [`crate::agent::AgentLease`]; the lease lasts as long as the reply |
+//! | `/v1/shadow` | | see [`crate::recording`] |
 //! | `POST /v1/explain` | `[`[`Query`](crate::explain::Query)`]` | `[`[`Answer`](crate::explain::Answer)`]`, same order |
 //!
 //! While an agent holds the lease, `PUT /v1/snapshot` needs its token in the header [`AGENT_HEADER`], or `?force=true`;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hits::RuleHits;
 use crate::ids::{EniId, Generation, GroupId, Mac, PodName, Vlan};
+use crate::recording::FlowLogStatus;
 use crate::rule::SecurityGroupRule;
 
 /// Where the switch listens unless told otherwise.
@@ -105,6 +107,12 @@ pub struct Status {
     pub steering: BTreeMap<String, u64>,
     /// What the kernel and the interfaces allow here.
     pub capabilities: Capabilities,
+    /// The flow log, if one is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_log: Option<FlowLogStatus>,
+    /// Generation of the shadow that is judged beside the enforced snapshot, if one is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Generation>,
     /// What is not as it should be.
     #[serde(default)]
     pub problems: Vec<String>,

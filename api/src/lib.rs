@@ -16,6 +16,7 @@ pub mod flows;
 pub mod hits;
 pub mod ids;
 pub mod protocol;
+pub mod recording;
 pub mod rule;
 #[cfg(feature = "settings")]
 pub mod settings;

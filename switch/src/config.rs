@@ -11,6 +11,7 @@ use espalier_api::settings::{Listen, SettingsError};
 use espalier_xsk::XdpMode;
 
 use crate::flow::Timeouts;
+use crate::flowlog::FlowLogSettings;
 use crate::tuning::Tuning;
 
 /// The Espalier switch: moves the packets of pods with branch ENIs and enforces their EC2 security groups.
@@ -96,6 +97,10 @@ pub struct Config {
     /// Whether ICMP errors about a live flow pass without a rule (path MTU discovery needs them)
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
     pub related_icmp_errors: Switch,
+
+    /// The flow log.
+    #[command(flatten, next_help_heading = "Flow log")]
+    pub flow_log: FlowLogSettings,
 
     /// Microseconds a worker polls without work before it sleeps
     #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]

@@ -66,6 +66,7 @@ pub async fn serve(
         .route("/v1/pods", get(pods))
         .route("/v1/pods/rebalance", post(rebalance))
         .route("/v1/pods/{namespace}/{name}/move", post(move_pod))
+        .route("/v1/shadow", put(set_shadow).get(shadow_report).delete(clear_shadow))
         .route("/v1/groups", get(groups))
         .route("/v1/pods/{namespace}/{name}/rules", get(rules))
         .route("/v1/rules", get(rule_usage))
@@ -228,15 +229,29 @@ async fn apply(
     if let Err(error) = leases.check(token, parameter(&uri, "force") == Some("true")) {
         return conflict(error);
     }
-    ask(manager, move |manager| {
-        let snapshot = Snapshot::from_json(&body)?;
-        if !snapshot.ec2.is_empty() {
-            let message = "names files, which the switch does not read: `espalier apply` resolves them";
-            return Err(InputError::new("ec2", message).into());
-        }
-        manager.apply(snapshot)
-    })
-    .await
+    ask(manager, move |manager| manager.apply(whole_snapshot(&body)?)).await
+}
+
+/// A valid snapshot that names no files.
+fn whole_snapshot(body: &[u8]) -> Result<Snapshot, InputError> {
+    let snapshot = Snapshot::from_json(body)?;
+    if !snapshot.ec2.is_empty() {
+        let message = "names files, which the switch does not read: `espalier apply` resolves them";
+        return Err(InputError::new("ec2", message));
+    }
+    Ok(snapshot)
+}
+
+async fn set_shadow(State(manager): State<Shared>, Body(body): Body) -> Response {
+    ask(manager, move |manager| manager.set_shadow(whole_snapshot(&body)?)).await
+}
+
+async fn shadow_report(State(manager): State<Shared>) -> Response {
+    ask(manager, |manager| manager.shadow_report()).await
+}
+
+async fn clear_shadow(State(manager): State<Shared>) -> Response {
+    ask(manager, Manager::clear_shadow).await
 }
 
 async fn move_pod(

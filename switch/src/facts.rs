@@ -37,6 +37,8 @@ pub struct PacketFact {
     pub generation: u32,
     /// Whether it may pass, and the rule that says so; a later fragment passes with its first.
     pub verdict: Result<Option<u32>, DropReason>,
+    /// Whether it passed although denied: the pod is in audit mode.
+    pub audited: bool,
 }
 
 impl PacketFact {
@@ -59,23 +61,42 @@ impl PacketFact {
             bytes: packet.end,
             generation,
             verdict,
+            audited: false,
         }
     }
+}
+
+/// A flow that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedFlow {
+    /// As it was with its last packet.
+    pub flow: FlowRecord,
+    /// When that was, to 64 milliseconds.
+    pub last: Now,
 }
 
 /// The worker's end of a ring.
 pub struct Teller<T> {
     ring: Producer<T>,
     lost: Arc<AtomicU64>,
+    told: u64,
 }
 
 impl<T> Teller<T> {
     /// Tells, if there is room.
     #[cold]
     pub(crate) fn tell(&mut self, fact: T) {
-        if self.ring.push(fact).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        match self.ring.push(fact) {
+            Ok(()) => self.told += 1,
+            Err(_) => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Facts that found room so far: what is read of the flows now comes after just these.
+    pub fn told(&self) -> u64 {
+        self.told
     }
 }
 
@@ -110,13 +131,13 @@ impl<T> Listener<T> {
 pub fn ring<T>(capacity: usize) -> (Teller<T>, Listener<T>) {
     let (producer, consumer) = RingBuffer::new(capacity);
     let lost = Arc::new(AtomicU64::new(0));
-    (Teller { ring: producer, lost: Arc::clone(&lost) }, Listener { ring: consumer, lost })
+    (Teller { ring: producer, lost: Arc::clone(&lost), told: 0 }, Listener { ring: consumer, lost })
 }
 
 /// A worker's ends of both rings.
 pub struct Tellers {
     /// Flows that ended: their last counts.
-    pub ended: Teller<FlowRecord>,
+    pub ended: Teller<EndedFlow>,
     /// Packets without a flow.
     pub packets: Teller<PacketFact>,
 }
@@ -124,7 +145,7 @@ pub struct Tellers {
 /// The listener's ends of one worker's rings.
 pub struct Listeners {
     /// Flows that ended: their last counts.
-    pub ended: Listener<FlowRecord>,
+    pub ended: Listener<EndedFlow>,
     /// Packets without a flow.
     pub packets: Listener<PacketFact>,
 }

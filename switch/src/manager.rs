@@ -29,6 +29,8 @@ mod muster;
 mod names;
 mod ports;
 mod rebalance;
+pub(crate) mod recorder;
+mod recording;
 mod rule_names;
 mod rule_totals;
 mod slots;
@@ -38,6 +40,7 @@ mod steer;
 mod trace;
 mod watching;
 
+use recorder::Recorder;
 use rule_names::RuleNames;
 use rule_totals::RuleTotals;
 use slots::{Identity, Slots};
@@ -80,6 +83,7 @@ pub struct Manager {
     rule_names: RuleNames,
     rule_totals: RuleTotals,
     journal: Option<Journal>,
+    recorder: Option<Recorder>,
     enforced: Option<Enforced>,
 }
 
@@ -149,6 +153,7 @@ impl Manager {
             rule_names: RuleNames::default(),
             rule_totals: RuleTotals::default(),
             journal: None,
+            recorder: None,
             enforced: None,
         };
         manager.worker_config(1).check(manager.config.frames).map_err(ManagerError::failed)?;
@@ -174,11 +179,13 @@ impl Manager {
         let judge = self.compile(&snapshot);
         let placed = self.place(&snapshot);
         let tables = self.tables(&snapshot, &judge, &placed);
+        self.tell_recorder(&snapshot, &placed, &judge)?;
         // The workers give the old tables back when they no longer use them: they are freed here, not there.
         drop(self.crew()?.publish(&tables).map_err(ManagerError::failed)?);
         self.rule_names.note(judge.model(), snapshot.generation.0 as u32);
         let generation = snapshot.generation;
         self.keep_flows();
+        self.record(&snapshot, &placed, &judge)?;
         // Not before the earlier switch's flows are back: their packets would be judged like those of new ones.
         self.serve_trunk(trunk)?;
         self.enforced = Some(Enforced { snapshot, judge });
@@ -249,6 +256,9 @@ impl Manager {
             if let Err(error) = closed {
                 tracing::error!(%error, "a port could not be closed");
             }
+        }
+        if let Some(recorder) = self.recorder.take() {
+            recorder.stop();
         }
         for home in crew.handles() {
             let closed = home

@@ -49,6 +49,11 @@ impl FlowRecord {
     pub fn picked_up(&self) -> bool {
         self.marks.picked_up()
     }
+
+    /// Whether a FIN went in this direction.
+    pub fn has_fin(&self, direction: Direction) -> bool {
+        self.marks.has_fin(direction)
+    }
 }
 
 impl FlowTable {

@@ -204,6 +204,10 @@ impl Marks {
         Self(bits)
     }
 
+    pub(super) fn has_fin(self, direction: Direction) -> bool {
+        self.0 & Self::FIN << direction as u8 != 0
+    }
+
     fn set_fin(&mut self, direction: Direction) {
         self.0 |= Self::FIN << direction as u8;
     }

@@ -15,11 +15,11 @@ use super::ledger::Ledger;
 use super::pod::{Pod, Pool};
 use super::queue::Links;
 use super::state::{self, Class, FlowState, Marks, tcp_flag};
-use super::time::{Now, elapsed};
+use super::time::{self, Now, elapsed};
 use super::{
     FlowHandle, FlowRecord, FlowStats, Found, Judgement, NewFlow, Outcome, Over, PacketFacts, Refused,
 };
-use crate::facts::Teller;
+use crate::facts::{EndedFlow, Teller};
 
 /// Keys whose lookups overlap.
 const BATCH: usize = 64;
@@ -41,7 +41,7 @@ pub struct FlowTable {
     pub(super) stats: FlowStats,
     pub(super) ledger: Ledger,
     /// Who is told of flows that end, if somebody is.
-    pub ended: Option<Teller<FlowRecord>>,
+    pub ended: Option<Teller<EndedFlow>>,
 }
 
 impl FlowTable {
@@ -345,7 +345,8 @@ impl FlowTable {
         if self.ended.is_some() {
             let last = self.last_record(entry);
             if let (Some(last), Some(ended)) = (last, &mut self.ended) {
-                ended.tell(last);
+                let seen = Now(time::to_ms(self.entries.track(entry).last_seen));
+                ended.tell(EndedFlow { flow: last, last: seen });
             }
         }
         self.free(entry);

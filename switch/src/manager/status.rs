@@ -9,6 +9,7 @@ use espalier_api::control::{
 use espalier_api::{Answer, InputError, Mac, PodName, Query, Snapshot};
 use espalier_xsk::{Attachment, FrameOwners, PortStatistics, SteeringCounters};
 
+use super::recorder::Recorder;
 use super::{Manager, ManagerError, PodPort, State, Trunk};
 use crate::counters::{PodTotals, Totals};
 use crate::worker::{Crew, LinkReport, Report, WorkerFailed};
@@ -44,6 +45,8 @@ impl Manager {
             counters: totals.to_api(),
             steering: steering(&self.steering.counters().map_err(ManagerError::failed)?),
             capabilities: self.capabilities(),
+            flow_log: self.recorder.as_ref().and_then(Recorder::status),
+            shadow: self.recorder.as_ref().and_then(Recorder::shadow),
             problems: self.problems(),
         })
     }
@@ -119,6 +122,7 @@ impl Manager {
             }
         }
         problems.extend(self.tuner.problem());
+        problems.extend(self.recorder.as_ref().and_then(Recorder::problem));
         problems
     }
 

@@ -4,6 +4,8 @@ use espalier_api::Direction;
 use espalier_rules::{Decision, Engine, Tuple};
 
 use crate::flow::{FlowKey, Selector};
+use crate::ip::Ip;
+use crate::packet::Upper;
 use crate::tables::{PodTable, Tables};
 
 /// The decision of the pod's policy.
@@ -11,8 +13,20 @@ pub(super) fn judge(tables: &Tables, pod: &PodTable, packet: Tuple) -> Decision 
     pod.policy.map_or(Decision::Deny, |policy| tables.judge.judge(policy, &packet))
 }
 
+/// A packet as the policy sees it.
+pub(crate) fn tuple(direction: Direction, remote: Ip, protocol: u8, upper: Upper) -> Tuple {
+    let remote = remote.into();
+    match upper {
+        Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
+            Tuple::with_ports(direction, remote, protocol, source, destination)
+        }
+        Upper::Icmp { kind, code, .. } => Tuple::icmp(direction, remote, protocol, kind, code),
+        Upper::Opaque => Tuple::bare(direction, remote, protocol),
+    }
+}
+
 /// The first packet of a flow that `initiator` began.
-pub(super) fn opening(key: &FlowKey, initiator: Direction) -> Tuple {
+pub(crate) fn opening(key: &FlowKey, initiator: Direction) -> Tuple {
     let (remote, number) = (key.remote(), key.protocol());
     match key.selector() {
         Selector::Ports { local, remote: remote_port } => {

@@ -37,16 +37,8 @@ impl<'a> Leg<'a> {
 
     /// The packet as the policy sees it.
     pub(super) fn tuple(&self) -> Tuple {
-        let remote = remote(self.packet, self.direction).into();
-        match self.packet.upper() {
-            Upper::Tcp { source, destination, .. } | Upper::Udp { source, destination } => {
-                Tuple::with_ports(self.direction, remote, self.packet.protocol, source, destination)
-            }
-            Upper::Icmp { kind, code, .. } => {
-                Tuple::icmp(self.direction, remote, self.packet.protocol, kind, code)
-            }
-            Upper::Opaque => Tuple::bare(self.direction, remote, self.packet.protocol),
-        }
+        let remote = remote(self.packet, self.direction);
+        judge::tuple(self.direction, remote, self.packet.protocol, self.packet.upper())
     }
 
     /// The packet as an ICMP message.

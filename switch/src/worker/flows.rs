@@ -4,6 +4,7 @@ use espalier_api::filter::Filter;
 use ipnet::IpNet;
 
 use super::Worker;
+use crate::facts::Teller;
 use crate::filter::{self, Known};
 use crate::flow::{FlowHandle, FlowRecord, FlowState, Now, PodSlot, Selector};
 
@@ -69,6 +70,8 @@ pub struct FlowStretch {
     pub flows: Vec<FlowRecord>,
     /// Where to go on, if not at the end.
     pub next: Option<u32>,
+    /// Ended flows that a listener had been told of before.
+    pub told: u64,
 }
 
 impl Worker {
@@ -80,7 +83,8 @@ impl Worker {
                 flows.push(flow);
             }
         });
-        FlowStretch { flows, next }
+        let told = self.shard.flows.ended.as_ref().map_or(0, Teller::told);
+        FlowStretch { flows, next, told }
     }
 
     /// Ends the flows that fit among `limit` entries from `cursor` on.

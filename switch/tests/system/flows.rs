@@ -18,6 +18,7 @@ mod filter;
 mod flood;
 mod fragments;
 mod restart;
+mod log;
 mod tcp;
 
 /// The IPv6 addresses in [`OPEN`].

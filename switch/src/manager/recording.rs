@@ -1,0 +1,93 @@
+//! What the manager has recorded: it keeps the recorder for as long as there is a flow log or a shadow, and tells it of
+//! each generation before the workers use it.
+
+use std::sync::Arc;
+
+use espalier_api::recording::{ShadowReport, ShadowStatus};
+use espalier_api::{InputError, Snapshot};
+use espalier_rules::Judge;
+
+use super::recorder::{Published, Recorder};
+use super::{Manager, ManagerError};
+use crate::flow::PodSlot;
+use crate::shadow::Shadow;
+
+impl Manager {
+    /// Tells the recorder, if there is one, what is about to be published.
+    pub(super) fn tell_recorder(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        placed: &[PodSlot],
+        judge: &Judge,
+    ) -> Result<(), ManagerError> {
+        let Some(recorder) = &self.recorder else { return Ok(()) };
+        let snapshot = Arc::clone(snapshot);
+        let published = Published { snapshot, placed: placed.to_vec(), judge: judge.clone() };
+        recorder.publish(published).map_err(ManagerError::failed)
+    }
+
+    /// Starts the recorder with the first snapshot, if a flow log is wanted: after the flows of an earlier switch are back,
+    /// before the first packet.
+    pub(super) fn record(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        placed: &[PodSlot],
+        judge: &Judge,
+    ) -> Result<(), ManagerError> {
+        if self.recorder.is_some() || self.config.flow_log.file.is_none() {
+            return Ok(());
+        }
+        let snapshot = Arc::clone(snapshot);
+        let published = Published { snapshot, placed: placed.to_vec(), judge: judge.clone() };
+        self.recorder = Some(self.start_recorder(published)?);
+        Ok(())
+    }
+
+    /// Judges a snapshot beside the enforced one from now on. What an earlier shadow has shown is forgotten.
+    pub fn set_shadow(&mut self, snapshot: Snapshot) -> Result<ShadowStatus, ManagerError> {
+        let Some(enforced) = &self.enforced else { return Err(nothing_enforced().into()) };
+        if self.recorder.is_none() {
+            let snapshot = Arc::clone(&enforced.snapshot);
+            let slot = |pod: &espalier_api::Pod| self.pods.get(&pod.name).map(|port| port.slot);
+            let placed = snapshot.pods.iter().filter_map(slot).collect();
+            let published = Published { judge: enforced.judge.clone(), placed, snapshot };
+            self.recorder = Some(self.start_recorder(published)?);
+        }
+        let Some(recorder) = &mut self.recorder else { return Err(nothing_enforced().into()) };
+        let generation = snapshot.generation;
+        recorder.set_shadow(Some(Shadow::new(snapshot))).map_err(ManagerError::failed)?;
+        tracing::info!(generation = generation.0, "a shadow is judged beside the enforced snapshot");
+        Ok(self.shadow_report()?.shadow)
+    }
+
+    /// What the shadow would change, as far as traffic has shown.
+    pub fn shadow_report(&self) -> Result<ShadowReport, ManagerError> {
+        let none = || InputError::new("", "no shadow is set: `espalier shadow set FILE`");
+        let recorder = self.recorder.as_ref().ok_or_else(none)?;
+        Ok(recorder.report().map_err(ManagerError::failed)?.ok_or_else(none)?)
+    }
+
+    /// Judges nothing beside the enforced snapshot any more. Returns what was.
+    pub fn clear_shadow(&mut self) -> Result<Option<ShadowStatus>, ManagerError> {
+        let Some(mut recorder) = self.recorder.take() else { return Ok(None) };
+        let before = recorder.set_shadow(None).map_err(ManagerError::failed);
+        match recorder.has_log() {
+            true => self.recorder = Some(recorder),
+            false => recorder.stop(),
+        }
+        let before = before?;
+        if before.is_some() {
+            tracing::info!("the shadow is cleared");
+        }
+        Ok(before)
+    }
+
+    fn start_recorder(&self, published: Published) -> Result<Recorder, ManagerError> {
+        let workers = self.crew()?.handles();
+        Recorder::start(workers, published, &self.config.flow_log).map_err(ManagerError::failed)
+    }
+}
+
+fn nothing_enforced() -> InputError {
+    InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`")
+}
