@@ -6,6 +6,7 @@ mod flows;
 mod format;
 mod lab;
 mod rules;
+mod shell;
 mod top;
 mod trace;
 
@@ -19,6 +20,7 @@ pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs, UnusedArgs};
+pub(crate) use shell::{CompletionsArgs, ManArgs, Shell};
 pub(crate) use top::TopArgs;
 pub(crate) use trace::TraceArgs;
 
@@ -113,6 +115,12 @@ pub(crate) enum Command {
     /// Make a VPC on this machine and watch the switch filter real traffic in it (needs root)
     #[command(after_help = lab::HELP)]
     Lab(LabArgs),
+    /// Print what makes a shell complete commands, flags, and names of pods and groups
+    #[command(after_help = shell::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write the pages of every command into a folder
+    #[command(after_help = shell::MAN)]
+    Man(ManArgs),
 }
 
 const EXPLAIN: &str = "Without --snapshot the running switch is asked. Of one question the exit code is the answer: \

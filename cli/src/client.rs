@@ -27,6 +27,9 @@ use crate::args::Global;
 
 mod watch;
 
+/// Version of this program.
+const OWN: &str = env!("CARGO_PKG_VERSION");
+
 /// The agent answers from memory; one that hangs must not hide the switch's answer.
 const AGENT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -60,6 +63,18 @@ pub(crate) enum ClientError {
          with the switch", .socket.display()
     )]
     Version { socket: PathBuf, theirs: u32 },
+    /// The switch has no such call.
+    #[error(
+        "{}: this switch (version {theirs}) does not know {request}, which this espalier ({OWN}) needs: upgrade the \
+         switch, or use the espalier that came with it", .socket.display()
+    )]
+    UnknownCall { socket: PathBuf, request: String, theirs: String },
+    /// The same call means something else to the switch.
+    #[error(
+        "{}: {request}: the switch is version {theirs}, this espalier {OWN}, and they do not understand each other \
+         ({cause}): use the espalier that came with the switch", .socket.display()
+    )]
+    Misunderstood { socket: PathBuf, request: String, theirs: String, cause: String },
     /// The switch failed.
     #[error("{}: {request}: the switch failed with {status}: {message}", .socket.display())]
     Failed { socket: PathBuf, request: String, status: u16, message: String },
@@ -85,6 +100,8 @@ pub(crate) struct Client {
     socket: PathBuf,
     timeout: Duration,
     status: Bytes,
+    /// Version of the switch program, once it has said it.
+    theirs: Option<String>,
 }
 
 impl Client {
@@ -119,7 +136,7 @@ impl Client {
             Ok(sender)
         });
         let sender = sender.map_err(|cause: hyper::Error| absent(io::Error::other(cause)))?;
-        Ok(Self { runtime, sender, socket, timeout, status: Bytes::new() })
+        Ok(Self { runtime, sender, socket, timeout, status: Bytes::new(), theirs: None })
     }
 
     /// State of the switch, as it was when the connection was made.
@@ -167,10 +184,12 @@ impl Client {
         #[serde(rename_all = "camelCase")]
         struct Spoken {
             api_version: u32,
+            version: Option<String>,
         }
         let name = "GET /v1/status";
         self.status = self.exchange(Method::GET, "/v1/status", Bytes::new())?;
-        let Spoken { api_version: theirs } = self.parse(name, &self.status)?;
+        let Spoken { api_version: theirs, version } = self.parse(name, &self.status)?;
+        self.theirs = version;
         if theirs == VERSION {
             return Ok(());
         }
@@ -213,6 +232,15 @@ impl Client {
         }
         let refusal = serde_json::from_slice::<ErrorReply>(body);
         match refusal {
+            _ if has_no_such_call(status, &refusal) => ClientError::UnknownCall {
+                socket: self.socket.clone(),
+                request,
+                theirs: self.theirs.clone().unwrap_or_else(|| "unknown".to_owned()),
+            },
+            Ok(refusal) if status.is_client_error() && refusal.error.message.starts_with("unknown field") => {
+                self.misunderstood(&request, refusal.error.to_string())
+                    .unwrap_or(ClientError::Refused(refusal.error))
+            }
             Ok(refusal) if status.is_client_error() => ClientError::Refused(refusal.error),
             refusal => ClientError::Failed {
                 socket: self.socket.clone(),
@@ -284,10 +312,23 @@ impl Client {
 
     fn parse<T: DeserializeOwned>(&self, request: &str, body: &[u8]) -> Result<T, ClientError> {
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| ClientError::Garbage {
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            self.misunderstood(request, error.to_string()).unwrap_or_else(|| ClientError::Garbage {
+                socket: self.socket.clone(),
+                request: request.to_owned(),
+                cause: error.to_string(),
+            })
+        })
+    }
+
+    /// The error for words of another version; nothing where the versions are the same.
+    fn misunderstood(&self, request: &str, cause: String) -> Option<ClientError> {
+        let theirs = self.theirs.clone().filter(|theirs| theirs != OWN)?;
+        Some(ClientError::Misunderstood {
             socket: self.socket.clone(),
             request: request.to_owned(),
-            cause: error.to_string(),
+            theirs,
+            cause,
         })
     }
 }
@@ -323,6 +364,12 @@ fn group_name(gid: u32) -> String {
         (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
     });
     name.map_or_else(|| format!("gid {gid}"), |name| format!("group {name} (gid {gid})"))
+}
+
+/// Whether it was the call that was refused, not what was asked with it.
+fn has_no_such_call(status: StatusCode, refusal: &serde_json::Result<ErrorReply>) -> bool {
+    let of_nothing = refusal.as_ref().is_ok_and(|refusal| refusal.error.field.is_empty());
+    status == StatusCode::METHOD_NOT_ALLOWED || status == StatusCode::NOT_FOUND && of_nothing
 }
 
 /// The beginning of a body that is no [`ErrorReply`], on one line.

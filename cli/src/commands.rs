@@ -3,10 +3,12 @@
 //! A command asks (the switch, a file, the lab), prints through [`Output`], and returns the exit code of its answer.
 
 mod apply;
+mod completions;
 mod explain;
 mod flows;
 mod groups;
 mod lab;
+mod man;
 mod metrics;
 mod pods;
 mod rules;
@@ -33,11 +35,13 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Groups(args) => groups::run(global, args, out),
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
-        Command::Flows(args) => flows::run(global, args, out),
         Command::Trace(args) => trace::run(global, args, out),
+        Command::Flows(args) => flows::run(global, args, out),
         Command::Top(args) => top::run(global, args, out),
         Command::Metrics => metrics::run(global, out),
         Command::Lab(args) => lab::run(&args.command, out),
+        Command::Completions(args) => completions::run(args, out),
+        Command::Man(args) => man::run(args, out),
     }
 }
 

@@ -6,10 +6,12 @@
 mod args;
 mod client;
 mod commands;
+mod completion;
 mod error;
 mod output;
 mod queries;
 mod source;
+mod suggest;
 
 use std::process::ExitCode;
 
@@ -18,9 +20,11 @@ use clap::Parser;
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    completion::answer();
     let cli = args::Cli::parse();
+    let global = cli.global.clone();
     let mut out = Output::stdout();
-    let outcome = commands::run(cli, &mut out);
+    let outcome = commands::run(cli, &mut out).map_err(|error| suggest::pods_of_the_switch(error, &global));
     match outcome.and_then(|code| out.flush().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {

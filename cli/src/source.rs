@@ -2,7 +2,7 @@
 //!
 //! Used by `explain`, `rules` and `groups`. Both give one answer a question, in the same order, in the same words.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use espalier_api::control::PodStatus;
@@ -12,7 +12,7 @@ use espalier_rules::Judge;
 use crate::args::Global;
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output;
+use crate::{output, suggest};
 
 /// Questions sent to the switch in one request.
 const CHUNK: usize = 10_000;
@@ -41,6 +41,19 @@ impl Source {
         match self {
             Self::Offline(judge) => judge.model().pod_index(pod).is_some(),
             Self::Switch(_, pods) => pods.contains(pod),
+        }
+    }
+
+    /// The refusal of a question about `pod`, with the pods that were probably meant if it is not known.
+    pub(crate) fn suggest(&self, error: InputError, pod: &PodName) -> InputError {
+        match self {
+            _ if self.knows(pod) => error,
+            Self::Offline(judge) => {
+                let pods: BTreeSet<PodName> =
+                    judge.model().groups().into_iter().flat_map(|group| group.pods).collect();
+                suggest::with_near(error, pod, pods)
+            }
+            Self::Switch(_, pods) => suggest::with_near(error, pod, pods),
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) fn run(global: &Global, args: &ExplainArgs, out: &mut Output) -> Resu
         return Ok(ExitCode::SUCCESS);
     }
     let query = question(args)?;
-    queries::check(&query, |pod| source.knows(pod))?;
+    queries::check(&query, |pod| source.knows(pod)).map_err(|error| source.suggest(error, &query.pod))?;
     let mut denied = false;
     source.answer(&[query], true, |explained| {
         denied |= explained.answer.verdict == Verdict::Deny;

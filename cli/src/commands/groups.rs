@@ -12,7 +12,7 @@ use crate::args::{Format, Global, GroupsArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, column, first_few, grouped, if_it_fits, listed, wide};
-use crate::source;
+use crate::{source, suggest};
 
 /// Members shown to people; programs get all.
 const MEMBERS_SHOWN: usize = 24;
@@ -64,7 +64,8 @@ impl Source {
 
 fn find<'a>(groups: &'a [GroupStatus], id: &GroupId) -> Result<&'a GroupStatus, InputError> {
     groups.iter().find(|group| group.group_id == *id).ok_or_else(|| {
-        InputError::new("group", format!("{id} is not in force here: `espalier groups` lists those that are"))
+        let message = format!("{id} is not in force here: `espalier groups` lists those that are");
+        suggest::with_near(InputError::new("group", message), id, groups.iter().map(|group| &group.group_id))
     })
 }
 

@@ -13,6 +13,7 @@ use crate::args::{Format, Global, MoveArgs, PodsArgs, PodsCommand, RebalanceArgs
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, Tone, column, first_few, grouped, listed, wide};
+use crate::suggest;
 
 pub(super) fn run(global: &Global, args: &PodsArgs, out: &mut Output) -> Result<ExitCode, CliError> {
     let mut client = Client::connect(global)?;
@@ -113,7 +114,8 @@ fn join(pods: Vec<PodStatus>, agent: Option<AgentStatus>) -> Vec<Joined> {
 
 fn find<'a>(pods: &'a [Joined], name: &PodName) -> Result<&'a Joined, InputError> {
     pods.iter().find(|pod| pod.name() == name).ok_or_else(|| {
-        InputError::new("pod", format!("{name} is not on this node: `espalier pods` lists those that are"))
+        let message = format!("{name} is not on this node: `espalier pods` lists those that are");
+        suggest::with_near(InputError::new("pod", message), name, pods.iter().map(Joined::name))
     })
 }
 

@@ -14,7 +14,7 @@ use crate::args::{DiffArgs, Global, LintArgs, RulesArgs, RulesCommand, ShowArgs}
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Column, Output, Tone, column, duration, first_few, grouped, if_it_fits, listed, wide};
-use crate::source;
+use crate::{source, suggest};
 
 mod unused;
 
@@ -75,9 +75,12 @@ fn show(global: &Global, args: &ShowArgs, out: &mut Output) -> Result<ExitCode, 
 }
 
 fn offline(path: &Path, pod: &PodName) -> Result<Vec<RuleStatus>, CliError> {
-    let judge = source::judge(&super::load(path)?);
+    let snapshot = super::load(path)?;
+    let judge = source::judge(&snapshot);
     let policy = judge.model().pod_index(pod).and_then(|index| judge.policy_of(index)).ok_or_else(|| {
-        InputError::new("pods", format!("{pod} is not in the snapshot")).in_file(path.display().to_string())
+        let error = InputError::new("pods", format!("{pod} is not in the snapshot"));
+        suggest::with_near(error, pod, snapshot.pods.iter().map(|pod| &pod.name))
+            .in_file(path.display().to_string())
     })?;
     Ok(judge.model().rules_of(policy))
 }

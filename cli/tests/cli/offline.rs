@@ -151,7 +151,7 @@ fn rules_and_groups_can_be_read_from_a_file() {
     let unknown = read(&["rules", "shop/db-9"]);
     assert_eq!((unknown.code, unknown.stdout.as_str()), (2, ""));
     assert!(
-        unknown.stderr.ends_with("node.yaml: pods: shop/db-9 is not in the snapshot\n"),
+        unknown.stderr.contains("node.yaml: pods: shop/db-9 is not in the snapshot; did you mean shop/db-0?"),
         "{}",
         unknown.stderr
     );
