@@ -251,11 +251,11 @@ async fn refusals_are_status_objects_and_calls_are_recorded() {
     assert_eq!(refusal(nodes.list(&ListParams::default()).await), (403, "Forbidden".to_owned()));
     server.set(|knobs| {
         knobs.rules = None;
-        knobs.unauthorized = true;
+        knobs.token = Some("another".to_owned());
     });
     assert_eq!(refusal(pods.list(&ListParams::default()).await), (401, "Unauthorized".to_owned()));
     server.set(|knobs| {
-        knobs.unauthorized = false;
+        knobs.token = None;
         knobs.broken = Some(500);
     });
     assert_eq!(refusal(pods.list(&ListParams::default()).await), (500, "InternalError".to_owned()));

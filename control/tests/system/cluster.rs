@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::kit::kube_api::KubeApi;
 
 /// The longest wait; a watch that was refused is tried again within 30 s.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn start(kube: &KubeApi) -> watch::Receiver<Arc<Cluster>> {
     Box::new(KubeSource::new(kube.client(), "n1", kube.url())).start()
@@ -123,6 +123,41 @@ async fn a_missing_permission_is_named_and_the_rest_goes_on() {
         cluster.problems.is_empty() && cluster.synced.contains("serviceaccounts")
     })
     .await;
+}
+
+/// Kubernetes replaces a service account's token in its file; the client reads it once a minute.
+#[tokio::test]
+async fn an_expired_token_is_named_and_its_successor_is_taken_from_the_file() {
+    let kube = KubeApi::start().await;
+    kube.apply(pod("a", "n1"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first").unwrap();
+    kube.set(|knobs| knobs.token = Some("first".to_owned()));
+    let source = KubeSource::new(kube.client_with_token(&file), "n1", kube.url());
+    let mut cluster = Box::new(source).start();
+    until(&mut cluster, "the pod", |cluster| pods(cluster) == ["a"] && cluster.synced.len() == 6).await;
+
+    kube.set(|knobs| knobs.token = Some("second".to_owned()));
+    kube.cut_watches();
+    let refused = |cluster: &Cluster| {
+        let mut all = cluster.problems.iter();
+        all.any(|problem| {
+            problem.reason == ProblemReason::KubernetesForbidden
+                && problem.subject == "pods"
+                && problem.message.contains("401")
+                && problem.message.contains("token")
+        })
+    };
+    let seen = until(&mut cluster, "the refusal", refused).await;
+    assert_eq!(pods(&seen), ["a"], "the last known good stays");
+    assert!(seen.stale_since.is_some());
+
+    kube.apply(pod("late", "n1"));
+    std::fs::write(&file, "second").unwrap();
+    let well = |cluster: &Cluster| cluster.problems.is_empty() && cluster.stale_since.is_none();
+    // A minute at most until the file is read, half a one until a watch is tried again.
+    until(&mut cluster, "the new token", |cluster| well(cluster) && pods(cluster) == ["a", "late"]).await;
 }
 
 #[tokio::test]

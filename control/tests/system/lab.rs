@@ -139,6 +139,52 @@ async fn nothing_is_lost_when_the_agent_or_the_switch_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operators_commands_join_what_switch_and_agent_know() {
+    let mut site = Site::new(&["--group-source", "policy"]).await;
+    let groups = groups(&site).await;
+    let (code, said) = site.espalier(&["status"]);
+    assert_eq!(code, Some(0), "a switch without an agent has a status: {said}");
+    site.policy("web", "a", &[groups.client.as_str(), "sg-0123456789abcdef0"]);
+    site.policy("db", "b", &[groups.server.as_str()]);
+    let eni = site.pod(0, json!({"app": "a"}), &[&groups.client]).await;
+    site.pod(1, json!({"app": "b"}), &[&groups.server]).await;
+    site.start_agent();
+    site.until("the unknown group", |status| {
+        status.enforced.is_some()
+            && status.problems.iter().any(|problem| problem.subject == "sg-0123456789abcdef0")
+    });
+
+    let (code, status) = site.espalier(&["status"]);
+    assert_eq!(code, Some(0), "{status}");
+    for words in ["n1", "kubernetes", "ec2", "sg-0123456789abcdef0"] {
+        assert!(status.to_lowercase().contains(words), "{words}: {status}");
+    }
+    let (_, status) = site.espalier(&["status", "--json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert!(status.to_string().contains("sg-0123456789abcdef0"), "{status:#}");
+
+    let (code, pods) = site.espalier(&["pods"]);
+    assert_eq!(code, Some(0), "{pods}");
+    assert!(pods.contains("t/a") && pods.contains("t/b") && pods.contains("in part"), "{pods}");
+    let (_, pod) = site.espalier(&["pods", "t/a"]);
+    for words in [&eni, "t/web", groups.client.as_str(), "in part", "sg-0123456789abcdef0"] {
+        assert!(pod.contains(words), "{words}: {pod}");
+    }
+    let (_, pods) = site.espalier(&["pods", "--json"]);
+    let pods: Value = serde_json::from_str(&pods).unwrap();
+    assert_eq!(pods.as_array().map(Vec::len), Some(2), "{pods:#}");
+    assert_eq!(pods[1]["agent"]["policies"], json!(["t/db"]), "{pods:#}");
+
+    let (code, group) = site.espalier(&["groups", groups.server.as_str()]);
+    assert_eq!(code, Some(0), "{group}");
+    for words in ["server", "t/b", &PORTS[0].to_string(), groups.client.as_str()] {
+        assert!(group.contains(words), "{words}: {group}");
+    }
+    let (code, said) = site.espalier(&["pods", "t/none"]);
+    assert_eq!(code, Some(2), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_agent_and_an_operator_are_told_who_feeds_the_switch() {
     let mut site = Site::new(&["--group-source", "eni"]).await;
     let groups = groups(&site).await;

@@ -10,6 +10,7 @@
 mod api_server;
 mod change;
 mod cluster;
+mod deploy;
 mod ec2;
 mod kit;
 mod lab;

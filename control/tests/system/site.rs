@@ -6,8 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,12 @@ mod built;
 
 pub(crate) use built::switch;
 
+/// The operator's command.
+pub(crate) fn cli() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| built::build("ESPALIER_CLI", &["espalier-cli"]))
+}
+
 /// The longest wait for anything, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,7 +39,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_millis(100);
 
 /// The program under test.
-const AGENT: &str = env!("CARGO_BIN_EXE_espalier-agent");
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_espalier-agent");
 
 /// Two pods, a host elsewhere in the VPC.
 const SCENARIO: &str = "
@@ -59,6 +65,8 @@ pub(crate) struct Site {
     folder: TempDir,
     agent: Option<Child>,
     flags: Vec<String>,
+    /// Whether agents started from now on have AWS credentials.
+    pub(crate) credentials: bool,
     servers: Vec<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
@@ -81,7 +89,8 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("kubeconfig"), kube.kubeconfig()).unwrap();
         let flags = flags.iter().map(ToString::to_string).collect();
-        let mut site = Self { lab, kube, world, folder, agent: None, flags, servers: Vec::new() };
+        let mut site =
+            Self { lab, kube, world, folder, agent: None, flags, credentials: true, servers: Vec::new() };
         for port in PORTS {
             site.serve("t/b", port);
         }
@@ -151,11 +160,20 @@ impl Site {
             .arg(self.folder.path().join(format!("{name}.sock")))
             .args(&self.flags)
             .env("KUBECONFIG", self.folder.path().join("kubeconfig"))
-            .env("AWS_ACCESS_KEY_ID", "AKIATEST")
-            .env("AWS_SECRET_ACCESS_KEY", "secret")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        if self.credentials {
+            command.env("AWS_ACCESS_KEY_ID", "AKIATEST").env("AWS_SECRET_ACCESS_KEY", "secret");
+        } else {
+            // No profile, no role, no metadata service: every link of the chain ends.
+            for (name, _) in
+                std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_"))
+            {
+                command.env_remove(name);
+            }
+            command.env("HOME", self.folder.path()).env("AWS_EC2_METADATA_DISABLED", "true");
+        }
         command.spawn().unwrap()
     }
 
@@ -174,6 +192,15 @@ impl Site {
 
     pub(crate) fn agent_socket(&self) -> PathBuf {
         self.folder.path().join("agent.sock")
+    }
+
+    /// What the operator's command says on this node: exit code and output.
+    pub(crate) fn espalier(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(cli());
+        command.arg("--socket").arg(self.lab.control().socket());
+        let output = command.arg("--agent-socket").arg(self.agent_socket()).args(arguments).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
     }
 
     /// The agent's status, once it answers.

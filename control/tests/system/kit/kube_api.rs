@@ -12,6 +12,7 @@ mod store;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ pub(crate) struct Knobs {
     pub(crate) forbidden: BTreeSet<(String, String)>,
     /// RBAC rules; what they do not grant gets 403.
     pub(crate) rules: Option<Vec<Value>>,
-    /// Every request gets 401.
-    pub(crate) unauthorized: bool,
+    /// Requests with another bearer token than this one get 401.
+    pub(crate) token: Option<String>,
     /// Every request gets this code (429, 500, 503).
     pub(crate) broken: Option<u16>,
     /// Resources (by plural) that are not installed: 404 and absent from discovery.
@@ -74,7 +75,7 @@ impl Default for Knobs {
         Self {
             forbidden: BTreeSet::new(),
             rules: None,
-            unauthorized: false,
+            token: None,
             broken: None,
             hidden: BTreeSet::new(),
             latency: Duration::ZERO,
@@ -126,7 +127,20 @@ impl KubeApi {
 
     /// A client of this server.
     pub(crate) fn client(&self) -> kube::Client {
-        let config = kube::Config::new(self.url().parse().expect("the server's URL is one"));
+        self.client_with(Default::default())
+    }
+
+    /// A client that bears the token in this file, as a pod does that of its service account.
+    pub(crate) fn client_with_token(&self, file: &Path) -> kube::Client {
+        self.client_with(kube::config::AuthInfo {
+            token_file: Some(file.display().to_string()),
+            ..Default::default()
+        })
+    }
+
+    fn client_with(&self, auth_info: kube::config::AuthInfo) -> kube::Client {
+        let mut config = kube::Config::new(self.url().parse().expect("the server's URL is one"));
+        config.auth_info = auth_info;
         kube::Client::try_from(config).expect("a plain HTTP client can always be made")
     }
 
@@ -257,7 +271,7 @@ impl Shared {
         if let Some(code) = knobs.broken {
             return Err(Failure::broken(code));
         }
-        if knobs.unauthorized {
+        if knobs.token.is_some_and(|token| bearer(&request) != Some(token.as_str())) {
             return Err(Failure::unauthorized());
         }
         if let Some(document) = discovery(&path, &knobs.hidden).filter(|_| request.method() == Method::GET) {
@@ -342,6 +356,11 @@ impl Shared {
         drop(store);
         Ok(answered(if verb == "create" { StatusCode::CREATED } else { StatusCode::OK }, &object))
     }
+}
+
+/// The token that the request bears.
+fn bearer(request: &Request<Incoming>) -> Option<&str> {
+    request.headers().get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 fn answered(status: StatusCode, document: &Value) -> Response<Body> {
