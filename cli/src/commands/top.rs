@@ -1,13 +1,14 @@
 //! `espalier top`: pods, drops, rules and workers by their rates, live or once.
 //!
-//! A thread of its own asks the switch, so that a slow answer never holds up a key. The terminal is put back on every way
-//! out: a key, a signal, an error, a panic.
+//! A thread of its own asks the switch, so that a slow answer never holds up a key, and another one reads keys, because
+//! reading from a terminal that has gone may never return. The terminal is put back on every way out: a key, a signal, an
+//! error, a panic.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub(super) fn run(global: &Global, args: &TopArgs, out: &mut Output) -> Result<E
     let signal = catch_signals()?;
     let samples = poll(global.clone(), args.interval);
     let mut terminal = ratatui::try_init()?;
-    let ended = show(&mut terminal, &mut view, &samples, &signal);
+    let ended = show(&mut terminal, &mut view, (&samples, &keys()), &signal);
     ratatui::try_restore()?;
     ended
 }
@@ -110,10 +111,25 @@ fn poll(global: Global, interval: Duration) -> Receiver<Polled> {
     listener
 }
 
+/// What is pressed, and that the size has changed; an error is the last of it.
+fn keys() -> Receiver<io::Result<Event>> {
+    let (events, listener) = mpsc::channel();
+    thread::spawn(move || {
+        loop {
+            let event = event::read();
+            let last = event.is_err();
+            if events.send(event).is_err() || last {
+                return;
+            }
+        }
+    });
+    listener
+}
+
 fn show(
     terminal: &mut DefaultTerminal,
     view: &mut View,
-    samples: &Receiver<Polled>,
+    (samples, keys): (&Receiver<Polled>, &Receiver<io::Result<Event>>),
     signal: &AtomicUsize,
 ) -> Result<ExitCode, CliError> {
     let mut stale = true;
@@ -121,11 +137,19 @@ fn show(
         if stale {
             terminal.draw(|frame| draw::screen(frame, view))?;
         }
-        stale = event::poll(TICK)?;
-        if stale {
-            match event::read()? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => view.press(key),
-                _ => {}
+        let event = keys.recv_timeout(TICK);
+        stale = event.is_ok();
+        match event {
+            Ok(event) => {
+                if let Event::Key(key) = event?
+                    && key.kind != KeyEventKind::Release
+                {
+                    view.press(key);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("the terminal gives no keys any more").into());
             }
         }
         match samples.try_recv() {

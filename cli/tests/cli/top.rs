@@ -170,3 +170,13 @@ fn without_a_terminal_it_says_what_to_use_instead() {
     let absent = on_a_terminal(&arguments, 80, &[]);
     assert!(absent.contains("no switch answers on this socket"), "{absent}");
 }
+
+#[test]
+fn top_ends_with_its_terminal() {
+    let (_name, socket) = lab_with_drops();
+    let screen = Screen::top(&socket, 80, 24);
+    screen.shows(&["2 pods"]);
+    let process = format!("/proc/{}", screen.pid());
+    drop(screen);
+    eventually("it has ended", || !std::path::Path::new(&process).exists());
+}
