@@ -20,4 +20,5 @@ mod scenarios;
 mod site;
 mod traffic;
 mod tuning;
+mod watch;
 mod workers;
