@@ -35,19 +35,19 @@ pub struct Facts {
 pub(super) struct View {
     facts: Facts,
     rules: Vec<(Labels, Counted)>,
-    started: f64,
+    started: u64,
 }
 
 /// A sample's labels and value.
-type Sample<'a> = (Vec<&'a str>, f64);
+type Sample<'a> = (Vec<&'a str>, u64);
 
 /// Ways of packets, with regard to a rule.
 const WAYS: [&str; 2] = ["forward", "reply"];
 
 impl View {
     pub(super) fn new(facts: Facts, rules: Vec<(Labels, Counted)>, now: SystemTime) -> Self {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let started = (now - facts.status.uptime_seconds as f64).round();
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let started = now.saturating_sub(facts.status.uptime_seconds);
         Self { facts, rules, started }
     }
 }
@@ -96,28 +96,27 @@ impl Out<'_> {
 
     /// A family of one sample.
     fn one(&mut self, metric: &Metric, value: u64) -> fmt::Result {
-        self.samples(metric, [(Vec::new(), value as f64)])
+        self.samples(metric, [(Vec::new(), value)])
     }
 
     /// A family with one label.
     fn each<'a>(&mut self, metric: &Metric, values: impl IntoIterator<Item = (&'a str, u64)>) -> fmt::Result {
-        self.samples(metric, values.into_iter().map(|(label, value)| (vec![label], value as f64)))
+        self.samples(metric, values.into_iter().map(|(label, value)| (vec![label], value)))
     }
 }
 
-/// Numbers up to 2^53 are exact, and Prometheus itself has no others.
-fn number(encoder: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> fmt::Result {
+fn number(encoder: &mut MetricEncoder<'_>, kind: Kind, value: u64) -> fmt::Result {
     match kind {
-        Kind::Counter => encoder.encode_counter::<NoLabelSet, _, f64>(&(value as u64), None),
-        _ => encoder.encode_gauge(&value),
+        Kind::Counter => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        Kind::Gauge | Kind::Histogram => encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
     }
 }
 
 impl View {
     fn switch(&self, out: &mut Out<'_>) -> fmt::Result {
         let status = &self.facts.status;
-        out.samples(&table::BUILD, [(vec![status.version.as_str()], 1.0)])?;
-        out.samples(&table::START, [(Vec::new(), self.started)])?;
+        out.samples(&table::BUILD, [(vec![status.version.as_str()], 1)])?;
+        out.one(&table::START, self.started)?;
         out.one(&table::GENERATION, status.generation.map_or(0, |generation| generation.0))?;
         out.one(&table::PROBLEMS, status.problems.len() as u64)?;
         let up = self.facts.pods.iter().filter(|pod| pod.state == PortState::Up).count();
@@ -137,7 +136,7 @@ impl View {
         out.each(&table::STEERING, named(&status.steering))?;
         let trunk = status.trunk.iter().flat_map(|trunk| lost("trunk", &trunk.kernel));
         let pods = self.facts.pods.iter().flat_map(|pod| lost(pod.name.as_str(), &pod.kernel));
-        out.samples(&table::LOST, trunk.chain(pods.filter(|(_, count)| *count > 0.0)))?;
+        out.samples(&table::LOST, trunk.chain(pods.filter(|(_, count)| *count > 0)))?;
         let frames = &status.frames;
         let owners = [
             ("free", frames.free),
@@ -153,7 +152,7 @@ impl View {
         let pods = || self.facts.pods.iter().map(|pod| (pod.name.namespace(), pod.name.name(), pod));
         let both = |of: fn(&PodStatus) -> [(&'static str, u64); 2]| {
             pods().flat_map(move |(namespace, name, pod)| {
-                of(pod).map(|(direction, count)| (vec![namespace, name, direction], count as f64))
+                of(pod).map(|(direction, count)| (vec![namespace, name, direction], count))
             })
         };
         let forwarded = both(|pod| [("egress", pod.counters.out), ("ingress", pod.counters.tx)]);
@@ -166,13 +165,12 @@ impl View {
                 .into_iter()
                 .flat_map(move |(direction, reasons)| {
                     let reasons = named(reasons);
-                    reasons
-                        .map(move |(reason, count)| (vec![namespace, name, direction, reason], count as f64))
+                    reasons.map(move |(reason, count)| (vec![namespace, name, direction, reason], count))
                 })
         });
         out.samples(&table::POD_DROPPED, dropped)?;
         let each = |of: fn(&PodStatus) -> u64| {
-            pods().map(move |(namespace, name, pod)| (vec![namespace, name], of(pod) as f64))
+            pods().map(move |(namespace, name, pod)| (vec![namespace, name], of(pod)))
         };
         out.samples(&table::POD_CONSUMED, each(|pod| pod.counters.consumed))?;
         out.samples(&table::POD_UP, each(|pod| u64::from(pod.state == PortState::Up)))
@@ -182,16 +180,14 @@ impl View {
         let ways = |of: fn(&Counted) -> [u64; 2]| {
             self.rules.iter().flat_map(move |((group, rule), counted)| {
                 let ways = WAYS.into_iter().zip(of(counted));
-                ways.map(move |(way, count)| (vec![group.as_str(), rule.as_str(), way], count as f64))
+                ways.map(move |(way, count)| (vec![group.as_str(), rule.as_str(), way], count))
             })
         };
         out.samples(&table::RULE_PACKETS, ways(|counted| counted.packets))?;
         out.samples(&table::RULE_BYTES, ways(|counted| counted.bytes))?;
         let each = |of: fn(&Counted) -> u64| {
             let rules = self.rules.iter();
-            rules.map(move |((group, rule), counted)| {
-                (vec![group.as_str(), rule.as_str()], of(counted) as f64)
-            })
+            rules.map(move |((group, rule), counted)| (vec![group.as_str(), rule.as_str()], of(counted)))
         };
         out.samples(&table::RULE_FLOWS, each(|counted| counted.flows))?;
         out.samples(&table::RULE_REFUSED, each(|counted| counted.refused))?;
@@ -200,7 +196,7 @@ impl View {
             let hit = hit.filter(|(_, hits)| hits.last_hit_ms.is_some());
             hit.flat_map(move |(group, hits)| {
                 let ways = WAYS.into_iter().zip(of(&Counted::of(&hits)));
-                ways.map(move |(way, count)| (vec![group.group_id.as_str(), way], count as f64))
+                ways.map(move |(way, count)| (vec![group.group_id.as_str(), way], count))
             })
         };
         out.samples(&table::GROUP_PACKETS, groups(|counted| counted.packets))?;
@@ -233,7 +229,7 @@ impl View {
                 ("handover", rings.handover),
                 ("held", rings.held),
             ];
-            depths.map(|(ring, depth)| (vec![number, ring], depth as f64))
+            depths.map(|(ring, depth)| (vec![number, ring], depth))
         });
         out.samples(&table::WORKER_RING, rings)?;
         out.each(&table::WORKER_FREE, counts(|worker| worker.rings.free))?;
@@ -243,7 +239,7 @@ impl View {
 
 fn packet_time(encoder: &mut MetricEncoder<'_>, (number, worker): (&str, &WorkerStatus)) -> fmt::Result {
     let pace = &worker.pace;
-    let bounds = pace.bounds_ns.iter().map(|bound| *bound as f64 / 1e9).chain([f64::MAX]);
+    let bounds = pace.bounds_ns.iter().map(|bound| *bound as f64 / 1e9).chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(pace.batches.iter().copied()).collect();
     let labels = [("worker", number)];
     encoder.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
@@ -266,5 +262,5 @@ fn lost<'a>(port: &'a str, kernel: &KernelCounters) -> impl Iterator<Item = Samp
         ("invalid-descriptor", kernel.invalid_descriptors),
         ("oversized", kernel.rx_oversized),
     ];
-    counts.into_iter().map(move |(reason, count)| (vec![port, reason], count as f64))
+    counts.into_iter().map(move |(reason, count)| (vec![port, reason], count))
 }

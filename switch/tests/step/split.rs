@@ -1,8 +1,11 @@
 //! Two workers decide as one: the same packets through one shard that has both pods, and through two that have one each
 //! and hand over to each other, must end the same, byte for byte and counter for counter.
 
+use std::collections::HashMap;
+
 use espalier_switch::counters::{PodTotals, Totals};
-use espalier_switch::flow::{Now, PodSlot};
+use espalier_switch::flow::{Now, PodSlot, RuleCounts, RuleKey};
+use espalier_switch::reason::DropReason;
 use espalier_switch::step::{self, From, Handed, Outcome, Presence};
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, PacketBuilder};
@@ -210,6 +213,22 @@ fn ends(decided: Vec<(Vec<u8>, Outcome)>) -> Vec<(Vec<u8>, Outcome)> {
     decided.into_iter().map(end).collect()
 }
 
+/// What each rule let pass, without the time of the last packet.
+fn accounts(benches: &mut [&mut Bench]) -> HashMap<RuleKey, [u64; 6]> {
+    let mut sums: HashMap<RuleKey, RuleCounts> = HashMap::new();
+    for bench in benches {
+        let flows = &mut bench.shard.flows;
+        let settled = flows.settle();
+        flows.begin_live();
+        let live = flows.go_on_live(u32::MAX).unwrap();
+        settled.iter().chain(&live).for_each(|(key, counts)| sums.entry(*key).or_default().add(counts));
+    }
+    let numbers = sums.into_iter().map(|(key, of)| {
+        (key, [of.packets, of.bytes, of.reply_packets, of.reply_bytes, of.flows, of.refused])
+    });
+    numbers.filter(|(_, of)| *of != [0; 6]).collect()
+}
+
 /// Both pods' and all counters, without what only the split has.
 fn sums(benches: &[&Bench]) -> (Totals, [PodTotals; 2], usize) {
     let mut totals = Totals::default();
@@ -262,8 +281,19 @@ proptest! {
             two.0.iter_mut().for_each(|bench| bench.now = one.now);
             two.expire();
         }
-        let (one, two) = (sums(&[&one]), sums(&[&two.0[0], &two.0[1]]));
+        let mut pair = two.0;
+        let [first, second] = &mut pair;
+        let rules = accounts(&mut [&mut one]);
+        prop_assert_eq!(&accounts(&mut [first, second]), &rules);
+        let (one, two) = (sums(&[&one]), sums(&[&pair[0], &pair[1]]));
         prop_assert_eq!(one.0.forwarded, forwarded as u64);
+        // Every policy that let a packet pass counted it, for a rule or as one without, and every one that did not, too.
+        let passed: u64 = rules.values().map(|of| of[0] + of[2]).sum();
+        let late = [DropReason::GatewayUnresolved, DropReason::PodUnresolved, DropReason::PacketTooBig];
+        let late = late.iter().map(|reason| one.0.dropped.of(*reason)).sum::<u64>();
+        let legs: u64 = one.1.iter().map(|pod| pod.out + pod.tx).sum();
+        prop_assert_eq!(passed, legs + late);
+        prop_assert!(one.1.iter().all(PodTotals::balances), "{:?}", one.1);
         prop_assert_eq!(one, two);
     }
 }

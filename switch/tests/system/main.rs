@@ -6,6 +6,7 @@
 
 mod bulk;
 mod churn;
+mod counters;
 mod crash;
 mod flows;
 mod frames;
