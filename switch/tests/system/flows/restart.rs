@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use super::{all_in, count, kill, log_of, scenario, seen, without};
-use crate::site::{POD_A, Site, growth, wait_for};
+use crate::site::{PATIENCE, POD_A, Site, growth, wait_for};
 use crate::traffic::{connection, converses};
 
 mod crowd;
@@ -44,7 +44,7 @@ fn killed_under_the_traffic_of_many_connections_it_resets_none() {
     let crowd = Crowd::connect(&site, "far", "t/a", &format!("{POD_A}:{PORT}"), connections).start();
     without_rules(&mut site);
     assert!(
-        wait_for(|| crowd.slowest() >= 3),
+        wait_for_all(|| crowd.slowest() >= 3),
         "{} exchanges, the slowest connection has {}; resets: {}; {:?}",
         crowd.exchanges(),
         crowd.slowest(),
@@ -65,7 +65,7 @@ fn killed_under_the_traffic_of_many_connections_it_resets_none() {
     let applied = killed.elapsed();
     assert_eq!(established(&site), wanted, "restored\n{}", log_of(&site));
     let round = crowd.slowest() + 1;
-    let all_go_on = wait_for(|| crowd.resets() > 0 || crowd.slowest() > round);
+    let all_go_on = wait_for_all(|| crowd.resets() > 0 || crowd.slowest() > round);
     let all = killed.elapsed();
     let still = established(&site);
     let report = crowd.stop();
@@ -88,6 +88,11 @@ fn killed_under_the_traffic_of_many_connections_it_resets_none() {
     assert_eq!(still, wanted);
     assert_eq!(dropped.get("denied-ingress"), None, "packets were judged before the flows were back");
     site.assert_balanced();
+}
+
+/// Thousands of connections take their time where other tests run beside.
+fn wait_for_all(holds: impl FnMut() -> bool) -> bool {
+    espalier_lab::wait_for(4 * PATIENCE, holds)
 }
 
 /// Each connection has two ends here.
