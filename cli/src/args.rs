@@ -43,19 +43,22 @@ Examples:
   espalier apply node.yaml
   espalier explain shop/web-0 --egress --protocol tcp --remote 10.0.2.20 --port 5432";
 
+/// Heading of the flags that every command has.
+const CONNECTION: &str = "Connection";
+
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Control socket of the switch
-    #[arg(long, global = true, value_name = "PATH", env = "ESPALIER_SOCKET",
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "PATH", env = "ESPALIER_SOCKET",
           default_value = espalier_api::control::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,
     /// Socket of the node agent, asked by `status` and `pods` for what the switch does not know
-    #[arg(long, global = true, value_name = "PATH", env = "ESPALIER_AGENT_SOCKET",
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "PATH", env = "ESPALIER_AGENT_SOCKET",
           default_value = espalier_api::agent::DEFAULT_SOCKET)]
     pub(crate) agent_socket: PathBuf,
     /// Give up when the switch has not answered for this long
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
+    #[arg(long, global = true, help_heading = CONNECTION, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
 }
@@ -104,14 +107,14 @@ pub(crate) enum Command {
     /// List the flows the switch tracks, count them, or drop some
     #[command(after_help = flows::HELP)]
     Flows(FlowsArgs),
-    /// Watch pods, drops and workers by their rates
-    #[command(after_help = top::HELP)]
-    Top(TopArgs),
     /// Print the switch's metrics as text of OpenMetrics
     #[command(after_help = "Examples:
   espalier metrics
   espalier metrics | grep ^espalier_rule_packets_total")]
     Metrics,
+    /// Watch pods, drops, rules and workers by their rates
+    #[command(after_help = top::HELP)]
+    Top(TopArgs),
     /// Make a VPC on this machine and watch the switch filter real traffic in it (needs root)
     #[command(after_help = lab::HELP)]
     Lab(LabArgs),

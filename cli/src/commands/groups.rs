@@ -91,7 +91,7 @@ fn list(groups: &[GroupStatus], format: Format, out: &mut Output) -> Result<(), 
         wide("INGRESS"),
         wide("EGRESS"),
         column("MEMBERS"),
-        column("PACKETS"),
+        if_it_fits("PACKETS"),
         if_it_fits("LAST HIT"),
         column("PODS"),
     ];

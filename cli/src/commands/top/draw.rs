@@ -15,8 +15,8 @@ use crate::output::{duration, short};
 
 /// Screens at least so wide have panels side by side.
 const WIDE: u16 = 130;
-/// Lines of a panel that does not have the focus: title, headings, rows.
-const SMALL: u16 = 6;
+/// Lines of a panel that does not have the focus: title, headings, three rows.
+const SMALL: u16 = 5;
 /// Columns between those of a table.
 const GAP: u16 = 1;
 /// Width of the help.
@@ -35,7 +35,9 @@ const HELP: &[(&str, &str)] = &[
     ("FROM, TO", "packets and bits a second from and to the pod"),
     ("DROP/s", "packets dropped a second, both directions"),
     ("MOSTLY", "the pod that most of a reason's drops concern"),
+    ("FLOWS/s", "connections a second that a rule let begin"),
     ("PKT/BATCH", "packets a worker takes at a time, 64 at most"),
+    ("LOAD %", "of a worker's core that packets take: ns/PKT by their number"),
 ];
 
 /// The whole screen.
@@ -69,8 +71,8 @@ fn side_by_side(frame: &mut Frame<'_>, view: &View, area: Rect) {
     let [left, right] =
         Layout::horizontal([Constraint::Percentage(54), Constraint::Fill(1)]).spacing(2).areas(area);
     panel(frame, view, Panel::Pods, left);
-    let others = [Panel::Drops, Panel::Workers];
-    let areas: [Rect; 2] = Layout::vertical(others.map(|_| Constraint::Fill(1))).areas(right);
+    let others = [Panel::Drops, Panel::Rules, Panel::Workers];
+    let areas: [Rect; 3] = Layout::vertical(others.map(|_| Constraint::Fill(1))).areas(right);
     for (which, area) in others.into_iter().zip(areas) {
         panel(frame, view, which, area);
     }
@@ -266,6 +268,7 @@ mod tests {
         assert!(lines[5].starts_with("shop/db-0"));
         let shown = lines.join("\n");
         assert!(shown.contains(" drops 1 ") && shown.contains(" workers 1 "), "{shown}");
+        assert!(shown.contains(" rules 2 ") && shown.contains("egress tcp/5432 10.0.0.0/8"), "{shown}");
         assert!(shown.contains("denied-egress") && shown.contains("running"), "{shown}");
         assert_eq!(lines[23], KEYS);
     }

@@ -5,7 +5,7 @@
 use comfy_table::Cell;
 use espalier_api::control::WorkerState;
 
-use super::rates::{DropRate, PodRate, Rates, WorkerRate};
+use super::rates::{DropRate, PodRate, Rates, RuleRate, WorkerRate};
 use crate::error::CliError;
 use crate::output::{Output, grouped, listed, short};
 
@@ -14,6 +14,7 @@ use crate::output::{Output, grouped, listed, short};
 pub(super) enum Panel {
     Pods,
     Drops,
+    Rules,
     Workers,
 }
 
@@ -69,6 +70,8 @@ const PODS: &[Column] = &[
     spare("WORKER"),
 ];
 const DROPS: &[Column] = &[name("REASON"), number("DROP/s"), number("DROPPED"), name("MOSTLY")];
+const RULES: &[Column] =
+    &[name("RULE"), number("pps"), number("bit/s"), number("FLOWS/s"), name("ALLOWS"), spare("PACKETS")];
 const WORKERS: &[Column] = &[
     name("WORKER"),
     name("STATE"),
@@ -76,21 +79,24 @@ const WORKERS: &[Column] = &[
     number("FWD pps"),
     number("DROP/s"),
     number("PKT/BATCH"),
-    number("PODS"),
-    number("FLOWS"),
+    number("ns/PKT"),
+    number("LOAD %"),
+    spare("PODS"),
+    spare("FLOWS"),
     spare("HANDED pps"),
     spare("CORE"),
 ];
 
 impl Panel {
     /// In the order of the tab key.
-    pub(super) const ALL: [Self; 3] = [Self::Pods, Self::Drops, Self::Workers];
+    pub(super) const ALL: [Self; 4] = [Self::Pods, Self::Drops, Self::Rules, Self::Workers];
 
     /// Its heading.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Pods => "pods",
             Self::Drops => "drops",
+            Self::Rules => "rules",
             Self::Workers => "workers",
         }
     }
@@ -100,6 +106,7 @@ impl Panel {
         match self {
             Self::Pods => PODS,
             Self::Drops => DROPS,
+            Self::Rules => RULES,
             Self::Workers => WORKERS,
         }
     }
@@ -114,6 +121,7 @@ impl Panel {
         match self {
             Self::Pods => rates.pods.iter().map(pod).collect(),
             Self::Drops => rates.drops.iter().map(drop_of).collect(),
+            Self::Rules => rates.rules.iter().flatten().map(rule).collect(),
             Self::Workers => rates.workers.iter().map(worker).collect(),
         }
     }
@@ -207,6 +215,21 @@ fn drop_of(drop: &DropRate) -> Row {
     }
 }
 
+fn rule(rule: &RuleRate) -> Row {
+    let id = rule.rule.as_ref().map_or_else(|| format!("one of {}", rule.group), ToString::to_string);
+    Row {
+        cells: vec![
+            Value::Name(id),
+            Value::Number(rule.passed.packets_per_second),
+            Value::Number(rule.passed.bits_per_second),
+            Value::Number(rule.new_flows_per_second),
+            Value::Name(rule.summary.clone()),
+            Value::Count(rule.packets),
+        ],
+        alarming: false,
+    }
+}
+
 fn worker(worker: &WorkerRate) -> Row {
     let (state, alarming) = match worker.state {
         WorkerState::Running => ("running", false),
@@ -221,6 +244,8 @@ fn worker(worker: &WorkerRate) -> Row {
             Value::Number(worker.forwarded_per_second),
             Value::Number(worker.dropped_per_second),
             worker.packets_per_batch.map_or(Value::None, Value::Number),
+            worker.ns_per_packet.map_or(Value::None, Value::Number),
+            worker.load.map_or(Value::None, |load| Value::Number(load * 100.0)),
             Value::Count(worker.pods as u64),
             Value::Count(worker.flows as u64),
             Value::Number(worker.handed_over_per_second),

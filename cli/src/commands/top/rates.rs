@@ -5,11 +5,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use espalier_api::control::{Counters, PodCounters, PodStatus, PortState, WorkerState, WorkerStatus};
-use espalier_api::{Generation, PodName};
+use espalier_api::hits::{RuleHits, RuleUsage, RuleUse};
+use espalier_api::{Generation, GroupId, PodName, RuleId};
 use serde::Serialize;
 
 use super::sample::Sample;
 
+/// Nanoseconds in a second.
+const NANOSECONDS: f64 = 1e9;
 /// Bits in a byte.
 const BITS: f64 = 8.0;
 
@@ -32,6 +35,9 @@ pub(super) struct Rates {
     pub(super) pods: Vec<PodRate>,
     pub(super) drops: Vec<DropRate>,
     pub(super) workers: Vec<WorkerRate>,
+    /// The rules in force; absent where the switch does not count them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rules: Option<Vec<RuleRate>>,
 }
 
 /// Packets a second of the whole switch.
@@ -80,6 +86,22 @@ pub(super) struct DropRate {
     pub(super) most_by: Option<PodName>,
 }
 
+/// One rule, for all pods of the node.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RuleRate {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<RuleId>,
+    pub(super) group: GroupId,
+    /// Direction, protocol and ports, and target.
+    pub(super) summary: String,
+    /// Packets both ways that it let pass.
+    pub(super) passed: Rate,
+    pub(super) new_flows_per_second: f64,
+    /// Packets both ways since the switch started to count.
+    pub(super) packets: u64,
+}
+
 /// One worker.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -97,6 +119,12 @@ pub(super) struct WorkerRate {
     /// Packets in a batch, on average.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) packets_per_batch: Option<f64>,
+    /// Nanoseconds a packet took, of the batches that were timed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ns_per_packet: Option<f64>,
+    /// Part of the time that packets took: that times their number. 1 is a whole core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) load: Option<f64>,
 }
 
 impl Rates {
@@ -129,6 +157,7 @@ impl Rates {
             pods: pods(earlier, after, clock),
             drops: drops(earlier, after, clock),
             workers: workers(earlier, after, clock),
+            rules: after.rules.as_ref().map(|usage| rules(earlier, usage, clock)),
         }
     }
 }
@@ -216,6 +245,34 @@ fn most_by(reason: &str, before: Option<&Sample>, after: &Sample) -> Option<PodN
     (score(most).1 > 0).then(|| most.name.clone())
 }
 
+fn rules(before: Option<&Sample>, after: &RuleUsage, clock: Clock) -> Vec<RuleRate> {
+    let earlier = before.and_then(|sample| sample.rules.as_ref()).map_or(&[][..], |usage| &usage.rules);
+    let earlier: HashMap<_, _> = earlier.iter().map(|rule| (key(rule), &rule.hits)).collect();
+    let none = RuleHits::default();
+    let bytes = |hits: &RuleHits| hits.bytes + hits.reply_bytes;
+    let rate = |rule: &RuleUse| {
+        let (was, is) = (*earlier.get(&key(rule)).unwrap_or(&&none), &rule.hits);
+        RuleRate {
+            rule: rule.rule.id.clone(),
+            group: rule.group.clone(),
+            summary: summary(rule),
+            passed: clock.traffic((was.all_packets(), bytes(was)), (is.all_packets(), bytes(is))),
+            new_flows_per_second: clock.rate(was.flows, is.flows),
+            packets: is.all_packets(),
+        }
+    };
+    after.rules.iter().map(rate).collect()
+}
+
+/// What tells a rule from others; without an id, what it says.
+fn key(rule: &RuleUse) -> (&GroupId, String) {
+    (&rule.group, rule.rule.id.as_ref().map_or_else(|| summary(rule), ToString::to_string))
+}
+
+fn summary(RuleUse { rule, .. }: &RuleUse) -> String {
+    format!("{} {} {}", rule.direction, rule.protocol, rule.target)
+}
+
 fn workers(before: Option<&Sample>, after: &Sample, clock: Clock) -> Vec<WorkerRate> {
     let earlier = before.map_or(&[][..], |sample| &sample.status.workers);
     let rate = |worker: &WorkerStatus| {
@@ -231,6 +288,10 @@ fn worker_rate(was: Option<&WorkerStatus>, worker: &WorkerStatus, clock: Clock) 
     let received = clock.rate(earlier.rx, is.rx);
     let batches = grown(was.map_or(0, |was| was.batches), worker.batches);
     let packets = grown(earlier.rx + earlier.handed_in, is.rx + is.handed_in);
+    let timed = |worker: &WorkerStatus| worker.pace.batches.iter().sum::<u64>();
+    let timings = grown(was.map_or(0, timed), timed(worker));
+    let spent = grown(was.map_or(0, |was| was.pace.sum_ns), worker.pace.sum_ns);
+    let ns_per_packet = (timings > 0).then(|| spent as f64 / timings as f64);
     WorkerRate {
         worker: worker.worker,
         state: worker.state,
@@ -242,6 +303,8 @@ fn worker_rate(was: Option<&WorkerStatus>, worker: &WorkerStatus, clock: Clock) 
         dropped_per_second: clock.rate(dropped(earlier), dropped(is)),
         handed_over_per_second: clock.rate(earlier.handed_out, is.handed_out),
         packets_per_batch: (batches > 0).then(|| packets as f64 / batches as f64),
+        ns_per_packet,
+        load: ns_per_packet.map(|ns| ns * packets as f64 / clock.seconds / NANOSECONDS),
     }
 }
 
@@ -270,6 +333,14 @@ mod tests {
         assert_eq!((drop.reason.as_str(), drop.per_second, drop.total), ("denied-egress", 10.0, 30));
         assert_eq!(drop.most_by.as_ref().map(PodName::as_str), Some("shop/web-0"));
         assert_eq!(rates.workers[0].packets_per_batch, Some(10.0));
+        let rules = rates.rules.unwrap();
+        assert_eq!(rules[1].rule.as_ref().map(RuleId::as_str), Some("sgr-busy"));
+        assert_eq!(
+            (rules[1].passed.packets_per_second, rules[1].passed.bits_per_second),
+            (1980.0, 1_584_000.0)
+        );
+        assert_eq!((rules[1].packets, rules[0].packets), (2 * 2970, 0));
+        assert_eq!(rules[1].summary, "egress tcp/5432 10.0.0.0/8");
     }
 
     #[test]

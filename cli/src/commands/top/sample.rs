@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use espalier_api::control::{PodStatus, Status};
+use espalier_api::hits::RuleUsage;
 
 use crate::args::Global;
 use crate::client::{Client, ClientError};
@@ -13,6 +14,8 @@ pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) status: Status,
     pub(super) pods: Vec<PodStatus>,
+    /// Absent where the switch is too old to count them.
+    pub(super) rules: Option<RuleUsage>,
 }
 
 impl Sample {
@@ -22,7 +25,11 @@ impl Sample {
         let mut client = Client::connect(global)?;
         let status = client.status()?;
         let pods = client.get("/v1/pods")?;
-        Ok(Self { at, status, pods })
+        let rules = match client.get("/v1/rules") {
+            Err(ClientError::UnknownCall { .. }) => None,
+            rules => Some(rules?),
+        };
+        Ok(Self { at, status, pods, rules })
     }
 }
 
@@ -66,10 +73,24 @@ pub(super) mod made {
             })
         };
         let pods = json!([pod("shop/db-0", 0, 0), pod("shop/web-0", rx, denied)]);
+        let hits = |packets| {
+            json!({"packets": packets, "bytes": packets * 100, "replyPackets": packets, "replyBytes": packets * 100,
+                   "flows": packets / 100, "refusedFlows": 0})
+        };
+        let rule = |id: &str, packets| {
+            let rule = json!({"SecurityGroupRuleId": id, "IsEgress": true, "IpProtocol": "tcp", "FromPort": 5432,
+                              "ToPort": 5432, "CidrIpv4": "10.0.0.0/8"});
+            json!({"group": "sg-web", "rule": rule, "pods": 1, "knownSeconds": 100, "hits": hits(packets)})
+        };
+        let rules = json!({
+            "countingSeconds": 100, "rules": [rule("sgr-idle", 0), rule("sgr-busy", rx - denied)], "gone": hits(0),
+            "withoutRule": hits(0), "earlier": hits(0),
+        });
         Sample {
             at: start + after,
             status: serde_json::from_value(status).unwrap(),
             pods: serde_json::from_value(pods).unwrap(),
+            rules: Some(serde_json::from_value(rules).unwrap()),
         }
     }
 }
