@@ -1,6 +1,9 @@
 //! Why a packet was dropped: one value per packet, its label is the metric label.
 //!
-//! Made by every stage of the step, counted by `counters`. A new reason is one line in the table below.
+//! Made by every stage of the step, counted by `counters`. A new reason is one line in the table below, and one in
+//! `advice`; `docs/DROP-REASONS.md` is made of both.
+
+mod advice;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {

@@ -2,6 +2,21 @@
 
 use crate::support::{run, squeezed};
 
+/// Every command with what `--help` prints of it, the program itself first, those below a command after it.
+pub(crate) fn helps() -> Vec<(Vec<String>, String)> {
+    let mut waiting = vec![vec![]];
+    let mut helps = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let help = run(path.iter().map(String::as_str).chain(["--help"]));
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{path:?}");
+        let names: Vec<&str> = path.iter().map(String::as_str).collect();
+        let below = commands(&names).into_iter().rev();
+        waiting.extend(below.map(|name| [path.as_slice(), &[name]].concat()));
+        helps.push((path, help.stdout));
+    }
+    helps
+}
+
 /// Names of the commands, as the help of `path` lists them.
 fn commands(path: &[&str]) -> Vec<String> {
     let help = run(path.iter().copied().chain(["--help"])).stdout;
@@ -18,17 +33,12 @@ fn commands(path: &[&str]) -> Vec<String> {
 
 #[test]
 fn every_command_shows_an_example() {
-    let mut waiting = vec![vec![]];
-    let mut seen = 0;
-    while let Some(path) = waiting.pop() {
-        let help = run(path.iter().map(String::as_str).chain(["--help"]));
-        assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{path:?}");
-        assert!(help.stdout.contains("Examples:\n  "), "{path:?} has no example:\n{}", help.stdout);
-        seen += 1;
-        let names: Vec<&str> = path.iter().map(String::as_str).collect();
-        waiting.extend(commands(&names).into_iter().map(|name| [path.as_slice(), &[name]].concat()));
+    let helps = helps();
+    assert!(helps.len() >= 20, "only {} commands were found", helps.len());
+    for (path, help) in helps {
+        assert!(help.contains("Examples:\n  "), "{path:?} has no example:\n{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{path:?}:\n{help}");
     }
-    assert!(seen >= 7, "only {seen} commands were found");
 }
 
 #[test]
