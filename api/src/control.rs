@@ -457,6 +457,12 @@ pub struct PodCounters {
     pub egress_dropped: BTreeMap<String, u64>,
     /// Dropped on the way to the pod, by reason.
     pub ingress_dropped: BTreeMap<String, u64>,
+    /// Let out by audit mode, by why it would have been dropped; not part of those dropped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub egress_would_deny: BTreeMap<String, u64>,
+    /// Let in by audit mode, by why it would have been dropped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ingress_would_deny: BTreeMap<String, u64>,
 }
 
 /// A group as the switch knows it.

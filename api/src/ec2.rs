@@ -216,6 +216,7 @@ impl Ec2Facts {
             group_name: None,
             description: None,
             vpc_id: None,
+            audit: false,
             rules: Vec::new(),
         })
     }

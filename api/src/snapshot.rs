@@ -123,6 +123,9 @@ pub struct Pod {
     /// What happens to tracked flows when the rules change.
     #[serde(default, skip_serializing_if = "OnRuleChange::is_default")]
     pub on_rule_change: OnRuleChange,
+    /// Audit mode: what the pod's groups deny passes all the same, counted and reported as would-deny.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub audit: bool,
 }
 
 /// The next hop of a branch. What is absent is derived (IPv4: subnet base plus one; IPv6: `fe80:ec2::1`) or learned.
@@ -199,6 +202,10 @@ pub struct SecurityGroup {
     /// VPC of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpc_id: Option<String>,
+    /// Audit mode of all pods that have the group: what their groups deny passes all the same, counted and reported as
+    /// would-deny.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub audit: bool,
     /// The rules, both directions.
     #[serde(default)]
     pub rules: Vec<SecurityGroupRule>,
@@ -316,6 +323,19 @@ impl Snapshot {
     /// The host end of the pod's veth, its addresses and VLAN are unique; groups exist; families fit.
     pub fn validate(&self) -> Result<(), InputError> {
         crate::validate::snapshot(self)
+    }
+}
+
+/// Whether a switch is in its usual position.
+fn is_false(on: &bool) -> bool {
+    !on
+}
+
+impl Snapshot {
+    /// Whether the pod, or a group it has, is in audit mode.
+    pub fn audits(&self, pod: &Pod) -> bool {
+        let audited = |group: &SecurityGroup| group.audit && pod.security_groups.contains(&group.group_id);
+        pod.audit || self.security_groups.iter().any(audited)
     }
 }
 

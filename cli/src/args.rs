@@ -6,6 +6,7 @@ mod flows;
 mod format;
 mod lab;
 mod rules;
+mod shadow;
 mod shell;
 mod top;
 mod trace;
@@ -20,6 +21,7 @@ pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
 pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs, UnusedArgs};
+pub(crate) use shadow::{ShadowArgs, ShadowCommand};
 pub(crate) use shell::{CompletionsArgs, ManArgs, Shell};
 pub(crate) use top::TopArgs;
 pub(crate) use trace::TraceArgs;
@@ -104,6 +106,9 @@ pub(crate) enum Command {
     /// Take a packet through the running tables and show every stage, or show real packets so
     #[command(after_help = trace::HELP)]
     Trace(TraceArgs),
+    /// Judge another snapshot beside the enforced one on live traffic, and list what it would change
+    #[command(after_help = shadow::HELP)]
+    Shadow(ShadowArgs),
     /// List the flows the switch tracks, count them, or drop some
     #[command(after_help = flows::HELP)]
     Flows(FlowsArgs),

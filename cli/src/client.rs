@@ -169,6 +169,11 @@ impl Client {
         self.ask(Method::PUT, path, body)
     }
 
+    /// `DELETE` of a resource.
+    pub(crate) fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::DELETE, path, Bytes::new())
+    }
+
     /// `POST` of a question.
     pub(crate) fn post<B: Serialize + ?Sized, T: DeserializeOwned>(
         &mut self,

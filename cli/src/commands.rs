@@ -12,6 +12,7 @@ mod man;
 mod metrics;
 mod pods;
 mod rules;
+mod shadow;
 mod status;
 mod top;
 mod trace;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
         Command::Trace(args) => trace::run(global, args, out),
+        Command::Shadow(args) => shadow::run(global, args, out),
         Command::Flows(args) => flows::run(global, args, out),
         Command::Top(args) => top::run(global, args, out),
         Command::Metrics => metrics::run(global, out),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use espalier_api::Direction;
 use espalier_api::control::{Counters, PodCounters};
 
 use crate::flow::PodSlot;
@@ -120,6 +121,8 @@ pub struct PodTotals {
     pub egress_dropped: Drops,
     /// Dropped on the way to the pod.
     pub ingress_dropped: Drops,
+    /// What audit mode let pass, by why it would have been dropped; by `Direction as usize`.
+    pub would_deny: [Drops; 2],
 }
 
 impl PodTotals {
@@ -134,6 +137,9 @@ impl PodTotals {
         self.consumed += other.consumed;
         self.egress_dropped.add(&other.egress_dropped);
         self.ingress_dropped.add(&other.ingress_dropped);
+        for (mine, theirs) in self.would_deny.iter_mut().zip(&other.would_deny) {
+            mine.add(theirs);
+        }
     }
 
     /// Whether every packet that the pod sent ended in a counter.
@@ -153,6 +159,8 @@ impl PodTotals {
             consumed: self.consumed,
             egress_dropped: self.egress_dropped.by_label(),
             ingress_dropped: self.ingress_dropped.by_label(),
+            egress_would_deny: self.would_deny[Direction::Egress as usize].by_label(),
+            ingress_would_deny: self.would_deny[Direction::Ingress as usize].by_label(),
         }
     }
 }
@@ -246,6 +254,11 @@ impl ShardCounters {
     /// The switch sent a frame of its own.
     pub fn originated(&mut self) {
         self.totals.originated += 1;
+    }
+
+    /// A packet passed because its pod is in audit mode; what becomes of it is counted like that of any other.
+    pub fn would_deny(&mut self, reason: DropReason, slot: PodSlot, direction: Direction) {
+        self.pod_mut(slot).would_deny[direction as usize].count(reason);
     }
 
     /// A packet was dropped.

@@ -121,6 +121,14 @@ reasons! {
 impl DropReason {
     /// Number of reasons.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether it is security groups that deny the packet, and not what it is or what there is room for.
+    pub fn is_denial(self) -> bool {
+        matches!(
+            self,
+            Self::DeniedEgress | Self::DeniedIngress | Self::FlowRevoked | Self::IcmpErrorUnrelated
+        )
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use crate::facts::PacketFact;
 use crate::flow::{FlowState, Now, PodSlot, RuleKey, Selector};
 use crate::manager::recorder::{Progress, Site};
 use crate::packet::Upper;
-use crate::reason::DropReason;
 use crate::step;
 
 /// Different changes that are kept apart.
@@ -246,12 +245,7 @@ fn decided(fact: &PacketFact) -> Option<Result<RuleKey, ()>> {
     }
     match fact.verdict {
         Ok(rule) => Some(Ok(RuleKey { rule: rule?, generation: fact.generation })),
-        Err(
-            DropReason::DeniedIngress
-            | DropReason::DeniedEgress
-            | DropReason::FlowRevoked
-            | DropReason::IcmpErrorUnrelated,
-        ) => Some(Err(())),
+        Err(reason) if reason.is_denial() => Some(Err(())),
         Err(_) => None,
     }
 }

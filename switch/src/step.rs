@@ -9,7 +9,7 @@ use espalier_api::Direction;
 use crate::counters::{Blame, ShardCounters};
 use crate::facts::{PacketFact, Teller};
 use crate::flow::fragment::{Fragments, PacketUnderWay};
-use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot};
+use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot, RuleKey};
 use crate::ip::Ip;
 use crate::neighbour::Links;
 use crate::observe::{End, Watch};
@@ -429,10 +429,31 @@ fn policy<P>(
         None => track::track(shard, tables, now, leg, known),
         Some(_) => watched::track(shard, tables, now, leg, known),
     };
-    if let (Err(reason), Some(facts)) = (verdict, &mut shard.facts) {
-        facts.tell(leg.fact(now, tables.stamp, Err(reason)));
+    match verdict {
+        Ok(()) => Ok(()),
+        Err(reason) => denied(shard, tables, now, leg, reason),
     }
-    verdict
+}
+
+/// A packet that policy does not let pass, unless the pod is in audit mode.
+#[cold]
+fn denied<P>(
+    shard: &mut Shard<P>,
+    tables: &Tables,
+    now: Now,
+    leg: &track::Leg<'_>,
+    reason: DropReason,
+) -> Result<(), DropReason> {
+    let audited = reason.is_denial() && tables.pod(leg.slot).is_some_and(|pod| pod.audit);
+    if let Some(facts) = &mut shard.facts {
+        facts.tell(PacketFact { audited, ..leg.fact(now, tables.stamp, Err(reason)) });
+    }
+    if !audited {
+        return Err(reason);
+    }
+    shard.counters.would_deny(reason, leg.slot, leg.direction);
+    shard.flows.credit(RuleKey::NONE, false, leg.packet.end, now);
+    Ok(())
 }
 
 /// Carries a verdict out.

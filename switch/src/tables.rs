@@ -50,6 +50,8 @@ pub struct PodTable {
     pub policy: Option<PolicyId>,
     /// Whether tracked flows are judged again after a rule change.
     pub revoke: bool,
+    /// Whether what its policy denies passes all the same.
+    pub audit: bool,
     /// Idle timeouts of its flows.
     pub timeouts: Timeouts,
 }
@@ -78,7 +80,8 @@ impl Tables {
         for (index, (pod, slot)) in snapshot.pods.iter().zip(placed).enumerate() {
             vlans[usize::from(pod.vlan.get())] = Some(*slot);
             local.extend(pod.addresses.iter().map(|address| (Ip::from(*address), *slot)));
-            pods[usize::from(slot.0)] = Some(pod_table(pod, judge.policy_of(index), defaults));
+            let audit = snapshot.audits(pod);
+            pods[usize::from(slot.0)] = Some(pod_table(pod, judge.policy_of(index), audit, defaults));
         }
         Self {
             generation: snapshot.generation,
@@ -132,7 +135,7 @@ impl Tables {
     }
 }
 
-fn pod_table(pod: &Pod, policy: Option<PolicyId>, defaults: Timeouts) -> PodTable {
+fn pod_table(pod: &Pod, policy: Option<PolicyId>, audit: bool, defaults: Timeouts) -> PodTable {
     PodTable {
         vlan: pod.vlan.get(),
         mac: pod.mac.octets(),
@@ -143,6 +146,7 @@ fn pod_table(pod: &Pod, policy: Option<PolicyId>, defaults: Timeouts) -> PodTabl
         gateway_mac: pod.gateway.mac.map(|mac| mac.octets()),
         policy,
         revoke: pod.on_rule_change == OnRuleChange::Revoke,
+        audit,
         timeouts: timeouts(&pod.connection_tracking, defaults),
     }
 }

@@ -244,7 +244,8 @@ fn show(pod: &Joined, out: &mut Output) -> Result<(), CliError> {
     verdicts(counters, out)
 }
 
-/// Direction, verdict, reason, count: every packet of the pod is in one row.
+/// Direction, verdict, reason, count: every packet of the pod is in one row, and those that only audit mode let pass are in
+/// another besides.
 fn verdicts(counters: &PodCounters, out: &mut Output) -> Result<(), CliError> {
     let row = |direction: &str, verdict, reason: &str, packets, bytes: Option<u64>| {
         [
@@ -256,17 +257,18 @@ fn verdicts(counters: &PodCounters, out: &mut Output) -> Result<(), CliError> {
         ]
     };
     let good = |verdict: &str| out.cell(verdict, Tone::Good);
-    let drops = |direction: &'static str, reasons: &BTreeMap<String, u64>| -> Vec<_> {
-        let dropped = reasons.iter();
-        dropped
-            .map(|(why, count)| row(direction, out.cell("dropped", Tone::Bad), why, *count, None))
-            .collect()
+    let reasons = |direction: &'static str, verdict: &str, reasons: &BTreeMap<String, u64>| -> Vec<_> {
+        let counts = reasons.iter();
+        counts.map(|(why, count)| row(direction, out.cell(verdict, Tone::Bad), why, *count, None)).collect()
     };
+    let drops = |direction, counts| reasons(direction, "dropped", counts);
     let mut rows = vec![row("egress", good("forwarded"), "-", counters.out, Some(counters.out_bytes))];
     rows.push(row("egress", Cell::new("answered"), "-", counters.consumed, None));
     rows.extend(drops("egress", &counters.egress_dropped));
+    rows.extend(reasons("egress", "would deny", &counters.egress_would_deny));
     rows.push(row("ingress", good("forwarded"), "-", counters.tx, Some(counters.tx_bytes)));
     rows.extend(drops("ingress", &counters.ingress_dropped));
+    rows.extend(reasons("ingress", "would deny", &counters.ingress_would_deny));
     out.table(["DIRECTION", "VERDICT", "REASON", "PACKETS", "BYTES"], rows)
 }
 

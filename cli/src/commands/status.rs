@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use comfy_table::Cell;
 use espalier_api::agent::AgentStatus;
 use espalier_api::control::{Counters, Frames, KernelCounters, Status, WorkerRings, WorkerState, XdpStatus};
-
+use espalier_api::recording::FlowLogStatus;
 use serde::Serialize;
 
 use crate::args::{Format, FormatArgs, Global};
@@ -110,8 +110,27 @@ fn summary(status: &Status, out: &mut Output) -> Result<(), CliError> {
     if let Some(trunk) = &status.trunk {
         fields.push(("lost in the kernel", lost(&trunk.kernel, out)));
     }
+    if let Some(log) = &status.flow_log {
+        fields.push(("flow log", flow_log(log, out)));
+    }
+    if let Some(generation) = status.shadow {
+        let text = format!("generation {generation} is judged beside: `espalier shadow report`");
+        fields.push(("shadow", Cell::new(text)));
+    }
     fields.extend(status.problems.iter().map(|problem| ("problem", out.cell(problem, Tone::Bad))));
     out.fields(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
+}
+
+fn flow_log(log: &FlowLogStatus, out: &Output) -> Cell {
+    let (records, waiting) = (grouped(log.records), grouped(log.waiting));
+    let text = format!("{}: {records} records, {waiting} waiting", log.file);
+    match (log.records_lost, log.facts_lost) {
+        (0, 0) => Cell::new(text),
+        (records, facts) => {
+            let text = format!("{text}; lost: {} records, {} facts", grouped(records), grouped(facts));
+            out.cell(text, Tone::Bad)
+        }
+    }
 }
 
 fn packets(counters: &Counters, out: &mut Output) -> Result<(), CliError> {

@@ -179,6 +179,7 @@ fn empty(id: &GroupId) -> Arc<SecurityGroup> {
 /// Takes the rules out that name a list.
 fn without(group: &mut Arc<SecurityGroup>, list: &PrefixListId) {
     let names = |target: &RuleTarget| matches!(target, RuleTarget::PrefixList(id) if id == list);
+        audit: false,
     if group.rules.iter().any(|rule| names(&rule.target)) {
         Arc::make_mut(group).rules.retain(|rule| !names(&rule.target));
     }

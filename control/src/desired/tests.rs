@@ -134,6 +134,7 @@ fn facts(absent: &[usize]) -> Facts {
             group_name: None,
             description: None,
             vpc_id: None,
+            audit: false,
             rules,
         };
         facts.groups.insert(group_id, Arc::new(known));

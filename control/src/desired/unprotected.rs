@@ -110,6 +110,7 @@ fn deny(work: &mut Work, pod: &PodFacts) -> Result<(), String> {
         security_groups: vec![group],
         connection_tracking: ConnectionTracking::default(),
         on_rule_change: OnRuleChange::Revoke,
+        audit: false,
     };
     if work.draft.overlaps(&entry) {
         return Err("another pod has its address".to_owned());

@@ -63,7 +63,7 @@ pub(crate) fn group(group: &sdk::SecurityGroup) -> Option<FetchedGroup> {
     Some(FetchedGroup {
         owner: text(group.owner_id()),
         tags: group.tags().iter().map(tag).collect(),
-        group: SecurityGroup { group_id, group_name, description, vpc_id, rules },
+        group: SecurityGroup { group_id, group_name, description, vpc_id, audit: false, rules },
         odd,
     })
 }

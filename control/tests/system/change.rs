@@ -61,6 +61,7 @@ fn facts() -> Facts {
             group_name: None,
             description: None,
             vpc_id: None,
+            audit: false,
             rules: serde_json::from_value(rules.into()).unwrap(),
         };
         facts.groups.insert(group(number), Arc::new(known));

@@ -72,6 +72,7 @@ impl Scenario {
             security_groups: pod.security_groups.clone(),
             connection_tracking: ConnectionTracking::default(),
             on_rule_change: pod.on_rule_change,
+            audit: false,
         })
     }
 }

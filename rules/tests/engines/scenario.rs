@@ -130,6 +130,7 @@ fn first(choices: &mut Choices<'_>) -> Snapshot {
             group_name: None,
             description: None,
             vpc_id: None,
+            audit: false,
             rules,
         });
     }

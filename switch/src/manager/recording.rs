@@ -82,6 +82,21 @@ impl Manager {
         Ok(before)
     }
 
+    /// That pods are in audit mode: nobody shall forget it.
+    pub(super) fn audited(&self) -> Option<String> {
+        let snapshot = &self.enforced.as_ref()?.snapshot;
+        let pods: Vec<_> = snapshot.pods.iter().filter(|pod| snapshot.audits(pod)).collect();
+        let first = &pods.first()?.name;
+        let count = pods.len();
+        Some(format!(
+            "{count} pods are in audit mode ({first}{}): what their security groups deny passes",
+            match count {
+                1 => "",
+                _ => " …",
+            }
+        ))
+    }
+
     fn start_recorder(&self, published: Published) -> Result<Recorder, ManagerError> {
         let workers = self.crew()?.handles();
         Recorder::start(workers, published, &self.config.flow_log).map_err(ManagerError::failed)

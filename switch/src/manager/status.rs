@@ -122,6 +122,7 @@ impl Manager {
             }
         }
         problems.extend(self.tuner.problem());
+        problems.extend(self.audited());
         problems.extend(self.recorder.as_ref().and_then(Recorder::problem));
         problems
     }

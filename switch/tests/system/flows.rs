@@ -17,9 +17,10 @@ mod extensions;
 mod filter;
 mod flood;
 mod fragments;
-mod restart;
 mod log;
 mod tcp;
+mod restart;
+mod shadow;
 
 /// The IPv6 addresses in [`OPEN`].
 const POD_A6: &str = "2001:db8:1:1::10";
