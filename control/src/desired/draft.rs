@@ -1,6 +1,6 @@
 //! A snapshot in the making: its big parts are shared with the facts, so that a change copies little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use espalier_api::agent::{Problem, ProblemReason};
@@ -80,8 +80,8 @@ impl Draft {
     pub(super) fn add_groups(&mut self, facts: &Facts, previous: Option<&Self>) -> Vec<Problem> {
         let mut problems = Vec::new();
         let ids: BTreeSet<&GroupId> = self.pods.values().flat_map(|pod| &pod.security_groups).collect();
-        let mut used = References::default();
-        let mut uses = BTreeMap::new();
+        let mut each = BTreeMap::new();
+        let mut all_known = true;
         let mut groups = BTreeMap::new();
         for id in ids {
             let last = previous.and_then(|previous| previous.groups.get(id));
@@ -89,41 +89,50 @@ impl Draft {
             let group = facts.groups.get(id).or(last).cloned().unwrap_or_else(|| empty(id));
             let known = previous.and_then(|previous| {
                 let same = previous.groups.get(id).is_some_and(|last| Arc::ptr_eq(last, &group));
-                previous.uses.0.get(id).filter(|_| same).cloned()
+                previous.uses.each.get(id).filter(|_| same).cloned()
             });
+            all_known &= known.is_some();
             let own = known.unwrap_or_else(|| Arc::new(References::of(&group)));
-            used.add(&own);
-            uses.insert(id.clone(), own);
+            each.insert(id.clone(), own);
             groups.insert(id.clone(), group);
         }
-        for id in used.lists {
-            let last = || previous.and_then(|previous| previous.prefix_lists.get(&id));
-            match facts.prefix_lists.get(&id).or_else(last) {
+        // As many groups, and each the same: they name together what they named before.
+        let same = previous.filter(|previous| all_known && previous.uses.each.len() == each.len());
+        let all = match same {
+            Some(previous) => Arc::clone(&previous.uses.all),
+            None => Arc::new(References::union(each.values())),
+        };
+        for id in &all.lists {
+            let last = || previous.and_then(|previous| previous.prefix_lists.get(id));
+            match facts.prefix_lists.get(id).or_else(last) {
                 Some(list) => {
-                    self.prefix_lists.insert(id, Arc::clone(list));
+                    self.prefix_lists.insert(id.clone(), Arc::clone(list));
                 }
                 None => {
                     let message = "its entries are not known: the rules that name it allow nothing";
-                    problems.push(Problem::new(ProblemReason::PrefixListUnknown, &id, message));
-                    groups.values_mut().for_each(|group| without(group, &id));
+                    problems.push(Problem::new(ProblemReason::PrefixListUnknown, id, message));
+                    groups.values_mut().for_each(|group| without(group, id));
                 }
             }
         }
-        for id in used.groups {
-            let last = || previous.and_then(|previous| previous.members.get(&id));
-            if let Some(members) = facts.members.get(&id).or_else(last) {
-                self.members.insert(id, Arc::clone(members));
+        for id in &all.groups {
+            let last = || previous.and_then(|previous| previous.members.get(id));
+            if let Some(members) = facts.members.get(id).or_else(last) {
+                self.members.insert(id.clone(), Arc::clone(members));
             }
         }
         self.groups = groups;
-        self.uses = Uses(uses);
+        self.uses = Uses { each, all };
         problems
     }
 }
 
-/// What the rules of each group name. It follows from the groups, so that drafts do not differ in it.
+/// What the rules of each group name, and those of all. It follows from the groups, so that drafts do not differ in it.
 #[derive(Debug, Clone, Default)]
-struct Uses(BTreeMap<GroupId, Arc<References>>);
+struct Uses {
+    each: BTreeMap<GroupId, Arc<References>>,
+    all: Arc<References>,
+}
 
 impl PartialEq for Uses {
     fn eq(&self, _: &Self) -> bool {
@@ -155,13 +164,11 @@ impl References {
         own
     }
 
-    fn add(&mut self, other: &Self) {
-        self.lists.extend(other.lists.iter().cloned());
-        for id in &other.groups {
-            if !self.groups.contains(id) {
-                self.groups.insert(id.clone());
-            }
-        }
+    fn union<'a>(each: impl Iterator<Item = &'a Arc<Self>> + Clone) -> Self {
+        // On a large node each id is named by dozens of groups: hashing is what makes that cheap.
+        let lists: HashSet<_> = each.clone().flat_map(|own| &own.lists).collect();
+        let groups: HashSet<_> = each.flat_map(|own| &own.groups).collect();
+        Self { lists: lists.into_iter().cloned().collect(), groups: groups.into_iter().cloned().collect() }
     }
 }
 
@@ -172,6 +179,7 @@ fn empty(id: &GroupId) -> Arc<SecurityGroup> {
         group_name: None,
         description: Some("its rules are not known: it allows nothing".to_owned()),
         vpc_id: None,
+        audit: false,
         rules: Vec::new(),
     })
 }
@@ -179,8 +187,53 @@ fn empty(id: &GroupId) -> Arc<SecurityGroup> {
 /// Takes the rules out that name a list.
 fn without(group: &mut Arc<SecurityGroup>, list: &PrefixListId) {
     let names = |target: &RuleTarget| matches!(target, RuleTarget::PrefixList(id) if id == list);
-        audit: false,
     if group.rules.iter().any(|rule| names(&rule.target)) {
         Arc::make_mut(group).rules.retain(|rule| !names(&rule.target));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A draft with one pod in these groups.
+    fn with_groups(groups: &str) -> Draft {
+        let yaml = format!(
+            "{{generation: 1, vpc: {{}}, trunk: {{interface: t}}, pods: [{{name: a/b, eniId: eni-1, vlan: 1, \
+             mac: '06:00:00:00:00:01', addresses: [10.0.0.9], subnets: [10.0.0.0/24], veth: v, \
+             securityGroups: [{groups}]}}], securityGroups: [{{groupId: sg-1, rules: []}}, {{groupId: sg-2, rules: []}}]}}"
+        );
+        let Draft { pods, .. } = Draft::from_snapshot(Snapshot::from_yaml(&yaml).unwrap());
+        Draft { pods, ..Draft::default() }
+    }
+
+    fn naming(group: &str, named: &str) -> (GroupId, Arc<SecurityGroup>) {
+        let rules = serde_json::json!([{"IpProtocol": "-1", "ReferencedGroupInfo": {"GroupId": named}}]);
+        let id: GroupId = group.parse().unwrap();
+        let rules = serde_json::from_value(rules).unwrap();
+        (id.clone(), Arc::new(SecurityGroup { rules, ..SecurityGroup::clone(&empty(&id)) }))
+    }
+
+    #[test]
+    fn what_groups_name_follows_their_versions_and_their_number() {
+        let mut facts = Facts::default();
+        facts.groups.extend([naming("sg-1", "sg-8"), naming("sg-2", "sg-9")]);
+        for id in ["sg-7", "sg-8", "sg-9"] {
+            facts.members.insert(id.parse().unwrap(), Arc::default());
+        }
+        let mut previous: Option<Draft> = None;
+        let mut members = |facts: &Facts, groups: &str| {
+            let mut draft = with_groups(groups);
+            assert_eq!(draft.add_groups(facts, previous.as_ref()), []);
+            let members: Vec<_> = draft.members.keys().map(ToString::to_string).collect();
+            previous = Some(draft);
+            members
+        };
+        assert_eq!(members(&facts, "sg-1, sg-2"), ["sg-8", "sg-9"]);
+        assert_eq!(members(&facts, "sg-1, sg-2"), ["sg-8", "sg-9"]);
+        facts.groups.extend([naming("sg-2", "sg-7")]);
+        assert_eq!(members(&facts, "sg-1, sg-2"), ["sg-7", "sg-8"]);
+        assert_eq!(members(&facts, "sg-1"), ["sg-8"]);
+        assert_eq!(members(&facts, "sg-2"), ["sg-7"]);
     }
 }
