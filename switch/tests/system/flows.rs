@@ -13,14 +13,15 @@ use crate::request::send;
 use crate::site::{FAR, OPEN, POD_A, POD_B, Site};
 
 mod errors;
+mod expiry;
 mod extensions;
 mod filter;
 mod flood;
 mod fragments;
 mod log;
-mod tcp;
 mod restart;
 mod shadow;
+mod tcp;
 
 /// The IPv6 addresses in [`OPEN`].
 const POD_A6: &str = "2001:db8:1:1::10";
