@@ -27,6 +27,9 @@ pub(crate) struct ShadowArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShadowCommand {
     /// Judge this snapshot beside the enforced one from now on; a report of an earlier one is forgotten
+    #[command(after_help = "Examples:
+  espalier shadow set tomorrow.yaml
+  generate-snapshot | espalier shadow set -")]
     Set {
         /// Snapshot file, YAML or JSON; - reads standard input
         file: PathBuf,
@@ -34,8 +37,16 @@ pub(crate) enum ShadowCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
-    /// List the traffic that the shadow would decide otherwise; exit code 1 if there is some
+    /// List the traffic that the shadow would decide otherwise
+    #[command(after_help = "Exit codes: 0 nothing so far, 1 something.
+
+Examples:
+  espalier shadow report
+  espalier shadow report -o wide
+  espalier shadow report --json | jq '.changes[] | select(.change == \"allow-to-deny\")'")]
     Report(FormatArgs),
     /// Judge nothing beside the enforced snapshot any more
+    #[command(after_help = "Examples:
+  espalier shadow clear")]
     Clear(FormatArgs),
 }
