@@ -46,11 +46,8 @@ fn list(client: &mut Client, args: &ListArgs, out: &mut Output) -> Result<ExitCo
 fn show(client: &mut Client, args: &ListArgs, out: &mut Output) -> Result<(), CliError> {
     let filter = args.filter.filter();
     let format = args.format.format();
-    let all = args.limit.unwrap_or(usize::MAX);
-    match format {
-        Format::Json => return print_json(client, filter, all, out),
-        Format::Yaml => return print_yaml(client, filter, all, out),
-        Format::Table | Format::Wide => {}
+    if matches!(format, Format::Json | Format::Yaml) {
+        return print_data(client, filter, args.limit.unwrap_or(usize::MAX), format, out);
     }
     let limit = args.limit.unwrap_or(TABLE_LIMIT);
     let mut rows = Vec::new();
@@ -84,35 +81,28 @@ fn show(client: &mut Client, args: &ListArgs, out: &mut Output) -> Result<(), Cl
     Ok(())
 }
 
-/// One array, a flow a line, written as the pages come.
-fn print_json(
+/// One array with a flow a line, or one sequence of YAML, written as the pages come.
+fn print_data(
     client: &mut Client,
     filter: FlowFilter,
     limit: usize,
+    format: Format,
     out: &mut Output,
 ) -> Result<(), CliError> {
     let mut begun = false;
     first_flows(client, filter, limit, |flow| {
-        out.text(if begun { ",\n" } else { "[\n" })?;
-        begun = true;
+        let first = !std::mem::replace(&mut begun, true);
+        if format == Format::Yaml {
+            return out.yaml(&[flow]);
+        }
+        out.text(if first { "[\n" } else { ",\n" })?;
         out.json_bare(flow)
     })?;
-    out.text(if begun { "\n]\n" } else { "[]\n" })
-}
-
-/// One sequence, written as the pages come.
-fn print_yaml(
-    client: &mut Client,
-    filter: FlowFilter,
-    limit: usize,
-    out: &mut Output,
-) -> Result<(), CliError> {
-    let mut begun = false;
-    first_flows(client, filter, limit, |flow| {
-        begun = true;
-        out.yaml(&[flow])
-    })?;
-    out.text(if begun { "" } else { "[]\n" })
+    out.text(match (begun, format) {
+        (false, _) => "[]\n",
+        (true, Format::Yaml) => "",
+        (true, _) => "\n]\n",
+    })
 }
 
 /// Hands over the first `limit` flows that fit.

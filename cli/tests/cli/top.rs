@@ -103,6 +103,7 @@ fn top_shows_every_panel_takes_keys_and_leaves_the_terminal_as_it_was() {
         "orders/api",
         "orders/report",
         "denied-egress",
+        "sgr-report-to-cache",
         "running",
         "q quit  p pause  s sort",
     ]);

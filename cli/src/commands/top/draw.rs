@@ -37,7 +37,7 @@ const HELP: &[(&str, &str)] = &[
     ("MOSTLY", "the pod that most of a reason's drops concern"),
     ("FLOWS/s", "connections a second that a rule let begin"),
     ("PKT/BATCH", "packets a worker takes at a time, 64 at most"),
-    ("LOAD %", "of a worker's core that packets take: ns/PKT by their number"),
+    ("LOAD %", "part of a worker's core that its packets take"),
 ];
 
 /// The whole screen.
