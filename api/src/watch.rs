@@ -13,6 +13,10 @@ use crate::ids::{Generation, GroupId, PodName, RuleId};
 use crate::rule::Direction;
 use crate::trace::Stage;
 
+mod record;
+
+pub use record::Record;
+
 /// Most bytes of a packet that can be had: what lies in its first segment.
 pub const MAX_SNAPLEN: u32 = 3840;
 

@@ -2,9 +2,11 @@
 //!
 //! Parsed once by `main`; ids, addresses and protocols are checked here, so commands see valid values only.
 
+mod capture;
 mod flows;
 mod format;
 mod lab;
+mod replay;
 mod rules;
 mod shadow;
 mod shell;
@@ -17,9 +19,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use espalier_api::{Direction, GroupId, PodName, QueryProtocol};
 
+pub(crate) use capture::CaptureArgs;
 pub(crate) use flows::{CountArgs, DropArgs, FlowsArgs, FlowsCommand, ListArgs};
 pub(crate) use format::{Format, FormatArgs};
 pub(crate) use lab::{ExecArgs, LabArgs, LabCommand, MakeArgs, RunArgs};
+pub(crate) use replay::ReplayArgs;
 pub(crate) use rules::{DiffArgs, LintArgs, RulesArgs, RulesCommand, ShowArgs, UnusedArgs};
 pub(crate) use shadow::{ShadowArgs, ShadowCommand};
 pub(crate) use shell::{CompletionsArgs, ManArgs, Shell};
@@ -103,6 +107,12 @@ pub(crate) enum Command {
     /// Tell whether a packet would pass, and which rule decides
     #[command(after_help = EXPLAIN)]
     Explain(ExplainArgs),
+    /// Note packets with what the switch decided about them, in a file for tshark or a line each
+    #[command(after_help = capture::HELP)]
+    Capture(CaptureArgs),
+    /// Take a capture's packets through a snapshot's rules, offline, and tell what would be decided otherwise
+    #[command(after_help = replay::HELP)]
+    Replay(ReplayArgs),
     /// Take a packet through the running tables and show every stage, or show real packets so
     #[command(after_help = trace::HELP)]
     Trace(TraceArgs),

@@ -3,6 +3,7 @@
 //! A command asks (the switch, a file, the lab), prints through [`Output`], and returns the exit code of its answer.
 
 mod apply;
+mod capture;
 mod completions;
 mod explain;
 mod flows;
@@ -11,6 +12,7 @@ mod lab;
 mod man;
 mod metrics;
 mod pods;
+mod replay;
 mod rules;
 mod shadow;
 mod status;
@@ -36,6 +38,8 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<ExitCode, CliError> {
         Command::Groups(args) => groups::run(global, args, out),
         Command::Rules(args) => rules::run(global, args, out),
         Command::Explain(args) => explain::run(global, args, out),
+        Command::Capture(args) => capture::run(global, args, out),
+        Command::Replay(args) => replay::run(args),
         Command::Trace(args) => trace::run(global, args, out),
         Command::Shadow(args) => shadow::run(global, args, out),
         Command::Flows(args) => flows::run(global, args, out),

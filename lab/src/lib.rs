@@ -22,7 +22,7 @@ mod wait;
 pub use error::LabError;
 pub use lifecycle::{Lab, LabInfo, Options, list};
 pub use name::{DEFAULT_NAME, LabName};
-pub use processes::end_child;
+pub use processes::{end_child, switch_program};
 pub use report::{Got, ProbeResult, Report};
 pub use scenario::{DEFAULT_SCENARIO, Scenario, shipped as scenarios};
 pub use wait::wait_for;

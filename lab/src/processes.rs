@@ -33,6 +33,11 @@ pub(crate) const SWITCH: Program = Program { name: "espalier-switch", variable: 
 /// The VPC's resolver and metadata service.
 pub(crate) const VPC_SERVICES: Program = Program { name: "espalier-lab-vpc", variable: "ESPALIER_LAB_VPC" };
 
+/// The switch's program: what `ESPALIER_SWITCH` names, or the one beside this program, or in PATH.
+pub fn switch_program() -> Result<PathBuf, LabError> {
+    SWITCH.find()
+}
+
 impl Program {
     /// The environment variable, then beside this program (a test's own lies one folder deeper), then PATH.
     pub(crate) fn find(self) -> Result<PathBuf, LabError> {

@@ -69,7 +69,7 @@ fn subject(seen: &Seen<'_>) -> Subject {
         End::Lost { blame: Blame::Egress(_), .. } => (false, true),
         _ => (false, false),
     };
-    let tag = own_tag(seen);
+    let tag = own_tag(seen.from, seen.bytes);
     Subject {
         headers: Headers::behind(seen.bytes, tag),
         len: seen.len.saturating_sub(tag),
@@ -77,9 +77,8 @@ fn subject(seen: &Seen<'_>) -> Subject {
         egress: has(Direction::Egress) || from_pod || lost_out,
         fate: match seen.end {
             End::Lost { .. } | End::Decided(Outcome::Drop(_)) => Some(Fate::Drop),
-            End::Decided(Outcome::Forward { .. }) => Some(Fate::Forward),
+            End::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Some(Fate::Forward),
             End::Decided(Outcome::Consumed) => Some(Fate::Consumed),
-            End::Decided(Outcome::HandOver { .. }) => None,
         },
     }
 }
@@ -90,11 +89,11 @@ fn turned<T>(inwards: bool, (local, remote): (T, T)) -> (T, T) {
 }
 
 /// Bytes of the tag that the steering program wrote into the frame, which the sender knows nothing of.
-pub fn own_tag(seen: &Seen<'_>) -> usize {
-    let written = match seen.from {
+pub fn own_tag(from: Option<From>, bytes: &[u8]) -> usize {
+    let written = match from {
         Some(From::Pod { tagged, .. }) => tagged,
         // On its way out: with a tag of its sender's it would not have come so far.
-        None => seen.bytes.get(12..14) == Some(&ETHERTYPE_VLAN.to_be_bytes()),
+        None => bytes.get(12..14) == Some(&ETHERTYPE_VLAN.to_be_bytes()),
         Some(From::Trunk { .. } | From::Peer(_)) => false,
     };
     if written { VLAN_TAG } else { 0 }

@@ -18,6 +18,7 @@ mod netns;
 pub mod observe;
 pub mod packet;
 pub mod reason;
+pub mod replay;
 pub mod responder;
 mod shadow;
 pub mod step;

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
+use clap::Parser as _;
 use espalier_api::InputError;
 use espalier_api::settings::{Listen, SettingsError, start_log};
 use espalier_switch::config::Config;
 use espalier_switch::manager::{Manager, ManagerError};
 use espalier_switch::metrics::{self, Metrics};
+use espalier_switch::replay::{ReplayArgs, ReplayError};
 use espalier_switch::watchdog::{self, WorkerDied};
 use espalier_switch::{control, watch};
 use tokio::net::TcpListener;
@@ -20,6 +22,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BAD_INPUT: u8 = 2;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "replay") {
+        return replay();
+    }
     let config = match Config::from_args(std::env::args_os()) {
         Ok(config) => config,
         Err(SettingsError::Args(error)) => error.exit(),
@@ -31,6 +36,20 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&format!("{error:#}"), exit_code(&error)),
+    }
+}
+
+/// `espalier-switch replay`: no switch, but what one would decide.
+fn replay() -> ExitCode {
+    // The word is part of the program's name for the rest.
+    let args = ReplayArgs::parse_from(std::env::args_os().skip(1));
+    match espalier_switch::replay::run(&args, &mut std::io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(ReplayError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error, BAD_INPUT),
     }
 }
 

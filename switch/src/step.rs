@@ -32,6 +32,7 @@ use guard::Bytes;
 pub use fragment::{Fate, Held};
 pub use heap::Heap;
 pub(crate) use judge::{opening, tuple};
+pub(crate) use trace::Witness;
 pub use trace::{Traced, trace};
 
 /// Access to the bytes of packets, wherever they lie.

@@ -102,7 +102,7 @@ fn print(packet: &WatchedPacket, json: bool, out: &mut Output) -> Result<(), Cli
 }
 
 /// The time of day, UTC, as tcpdump shows it.
-fn clock(unix_ns: u64) -> String {
+pub(super) fn clock(unix_ns: u64) -> String {
     let (seconds, micros) = (unix_ns / 1_000_000_000 % 86_400, unix_ns / 1000 % 1_000_000);
     format!("{:02}:{:02}:{:02}.{micros:06}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

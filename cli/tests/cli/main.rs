@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails here fails the test")]
 
 mod book;
+mod capture;
 mod format;
 mod help;
 mod lab;

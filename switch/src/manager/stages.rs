@@ -15,6 +15,7 @@ use super::flows;
 use super::rule_names::RuleName;
 use super::{Manager, State};
 use crate::counters::Blame;
+use crate::filter;
 use crate::flow::{FlowRecord, PodSlot};
 use crate::observe::{End, LegSeen, Sample};
 use crate::packet::{self, Fragment, Packet, Upper};
@@ -45,6 +46,7 @@ impl<'a> Narrator<'a> {
     /// All of a sample.
     pub(super) fn packet(&self, worker: usize, sample: &Sample, stages: bool) -> WatchedPacket {
         let outbound = matches!(sample.end, End::Lost { .. });
+        let tag = filter::own_tag(sample.from, &sample.bytes);
         WatchedPacket {
             unix_ns: sample.unix_ns,
             worker,
@@ -54,8 +56,8 @@ impl<'a> Narrator<'a> {
                 Some(From::Trunk { vlan } | From::Peer(Handed::Trunk { vlan })) => Some(vlan),
                 _ => None,
             },
-            len: sample.len,
-            data: sample.bytes.clone(),
+            len: sample.len.saturating_sub(tag),
+            data: without_tag(&sample.bytes, tag),
             fate: fate(sample.end),
             to: match sample.end {
                 End::Decided(Outcome::Forward { to, .. }) => Some(self.interface(to)),
@@ -365,6 +367,17 @@ pub(super) fn line(parsed: &Packet) -> String {
 fn refused(reason: DropReason) -> String {
     format!("dropped, {}: {}", reason.label(), reason.meaning())
 }
+
+/// The frame as its sender made it.
+fn without_tag(bytes: &[u8], tag: usize) -> Vec<u8> {
+    match bytes.split_at_checked(2 * MAC) {
+        Some((macs, rest)) => [macs, rest.get(tag..).unwrap_or_default()].concat(),
+        None => bytes.to_vec(),
+    }
+}
+
+/// Bytes of a MAC address.
+const MAC: usize = 6;
 
 fn fate(end: End) -> Fate {
     match end {

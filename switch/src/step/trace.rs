@@ -47,11 +47,11 @@ pub fn trace<P>(shard: &Shard<P>, tables: &Tables, now: Now, from: From, frame: 
 }
 
 /// Keeps what it sees.
-struct Witness(mpsc::Sender<Sample>);
+pub(crate) struct Witness(pub(crate) mpsc::Sender<Sample>);
 
 impl Observer for Witness {
     fn seen(&mut self, seen: &Seen<'_>) -> bool {
-        // The tracer waits for it.
+        // Whoever had it look waits for it.
         self.0.send(Sample::of(seen)).is_ok()
     }
 }

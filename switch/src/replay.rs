@@ -1,0 +1,320 @@
+//! `espalier-switch replay`: a capture through the same step, offline, against a snapshot; what differs from the record.
+//!
+//! Started by `espalier replay`. Deterministic: time is the file's, the shard is a fresh one. What cannot be compared is
+//! counted and left out: drops for want of room or of a neighbour, and flows that began before the capture did.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use espalier_api::filter::{Fate, Headers};
+use espalier_api::watch::Record;
+use espalier_api::{Direction, InputError, PodName, QueryProtocol, Snapshot, file};
+use serde::Serialize;
+
+use crate::flow::PodSlot;
+use crate::observe::{End, Sample};
+use crate::step::{From, Outcome};
+
+mod reader;
+mod stage;
+
+use reader::Captured;
+use stage::Stage;
+
+/// Take the packets of a capture through a snapshot's rules, offline, and tell what differs from the capture's record.
+#[derive(Debug, Parser)]
+#[command(name = "espalier replay", after_help = HELP)]
+pub struct ReplayArgs {
+    /// A pcapng file of `espalier capture`, or a capture of the pod's interface by another program
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The snapshot to judge by
+    #[arg(long, value_name = "FILE")]
+    snapshot: PathBuf,
+    /// The pod whose packets are replayed
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pod: PodName,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const HELP: &str =
+    "Exit codes: 0 every verdict is the recorded one (or none was recorded), 1 some differ, 2 bad input.
+A flow whose first packet is not in the capture is judged as if it began there; it is counted, not compared.
+
+Examples:
+  espalier replay web.pcapng --snapshot node.yaml --pod shop/web-0
+  espalier replay web.pcapng --snapshot changed.yaml --pod shop/web-0 --json | jq .differing";
+
+/// The replay could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The file, the snapshot or the pod.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Nobody reads.
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// What a replay found.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Found {
+    /// Packets of the pod in the file.
+    packets: usize,
+    /// Of those, packets whose verdict could be compared.
+    compared: usize,
+    /// Packets of flows that began before the capture.
+    begun_before: usize,
+    /// Packets whose recorded verdict was not the rules'.
+    not_of_rules: usize,
+    /// Packets that say no verdict of their own: not of the pod by their addresses, or second records of one packet.
+    passed_over: usize,
+    /// Packets that were decided otherwise.
+    differing: Vec<Judged>,
+    /// Every verdict.
+    #[serde(skip)]
+    verdicts: Vec<Judged>,
+}
+
+/// A packet's verdict.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Judged {
+    /// Its number in the file.
+    frame: usize,
+    /// Who to whom.
+    packet: String,
+    /// What became of it here.
+    verdict: String,
+    /// What was recorded, where that is something else.
+    recorded: Option<String>,
+}
+
+/// Replays, and tells. Whether nothing differs.
+pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<bool, ReplayError> {
+    let snapshot = file::load(&args.snapshot)?;
+    let captured = reader::read(&args.file)?;
+    let found = Replay::new(&snapshot, &args.pod)?.all(&captured);
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &found).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        tell(&found, out)?;
+    }
+    out.flush()?;
+    Ok(found.differing.is_empty())
+}
+
+fn tell(found: &Found, out: &mut impl Write) -> io::Result<()> {
+    for judged in &found.verdicts {
+        let Judged { frame, packet, verdict, recorded } = judged;
+        match recorded {
+            None => writeln!(out, "  {frame:>6}  {packet}: {verdict}")?,
+            Some(recorded) => writeln!(out, "! {frame:>6}  {packet}: {verdict}; recorded: {recorded}")?,
+        }
+    }
+    let Found { packets, compared, begun_before, not_of_rules, passed_over, differing, .. } = found;
+    writeln!(out, "{packets} packets, {compared} compared, {} differ", differing.len())?;
+    for (count, what) in [
+        (begun_before, "of flows that began before the capture: not compared"),
+        (not_of_rules, "dropped for want of room or of a neighbour: not compared"),
+        (passed_over, "passed over: not the pod's, or recorded twice"),
+    ] {
+        if *count > 0 {
+            writeln!(out, "{count} packets {what}")?;
+        }
+    }
+    Ok(())
+}
+
+/// A replay under way.
+struct Replay<'a> {
+    stage: Stage,
+    snapshot: &'a Snapshot,
+    pod: (&'a PodName, PodSlot, u16),
+    /// Both ends of flows whose first packet was in the capture.
+    begun: HashSet<Flow>,
+    found: Found,
+}
+
+/// Protocol and both ends, whichever sends.
+type Flow = (Option<u8>, [Option<(IpAddr, Option<u16>)>; 2]);
+
+impl<'a> Replay<'a> {
+    fn new(snapshot: &'a Snapshot, name: &'a PodName) -> Result<Self, InputError> {
+        let slot = snapshot.pods.iter().position(|pod| pod.name == *name);
+        let index = slot.ok_or_else(|| {
+            InputError::new(
+                "--pod",
+                format!("{name} is not in the snapshot: `espalier pods` lists those of a switch"),
+            )
+        })?;
+        let pod = (name, PodSlot(index as u16), snapshot.pods[index].vlan.get());
+        let stage = Stage::new(snapshot)?;
+        Ok(Self { stage, snapshot, pod, begun: HashSet::new(), found: Found::default() })
+    }
+
+    fn all(mut self, captured: &[Captured]) -> Found {
+        for packet in captured {
+            if let Some(slot) = self.sender(packet) {
+                self.stage.learn(slot, &packet.frame);
+            }
+        }
+        self.stage.settle();
+        // Fragments wait for their first: what is decided may be an earlier packet.
+        let mut waiting: BTreeMap<usize, (&Captured, Vec<u8>)> = BTreeMap::new();
+        let packets: Vec<&Captured> = captured.iter().filter(|packet| self.is_of_pod(packet)).collect();
+        self.found.packets = packets.len();
+        for packet in packets {
+            let Some((from, frame)) = self.arrival(packet) else {
+                self.found.passed_over += 1;
+                continue;
+            };
+            waiting.insert(packet.number, (packet, frame.clone()));
+            for sample in self.stage.step(packet, from, frame) {
+                let of = waiting.iter().find(|(_, (_, frame))| *frame == sample.bytes);
+                let Some((number, (packet, _))) = of else { continue };
+                let (number, packet) = (*number, *packet);
+                waiting.remove(&number);
+                self.compare(packet, &sample);
+            }
+        }
+        self.found.passed_over += waiting.len();
+        self.found
+    }
+
+    /// The pod whose port a packet of ours came by.
+    fn sender(&self, packet: &Captured) -> Option<PodSlot> {
+        let [name, pod] = &packet.interface;
+        if packet.record.as_ref()?.vlan.is_some() {
+            return None;
+        }
+        let is = |known: &espalier_api::Pod| {
+            known.name.as_str() == pod || known.veth.as_deref().is_some_and(|veth| veth == name)
+        };
+        self.snapshot.pods.iter().position(is).map(|index| PodSlot(index as u16))
+    }
+
+    fn is_of_pod(&self, packet: &Captured) -> bool {
+        let (name, slot, vlan) = self.pod;
+        let Some(record) = &packet.record else { return true };
+        record.vlan == Some(vlan)
+            || self.sender(packet) == Some(slot)
+            || record.legs.iter().any(|leg| leg.pod == *name)
+    }
+
+    /// How the packet came to the switch; nothing for what did not, or was recorded before.
+    fn arrival(&self, packet: &Captured) -> Option<(From, Vec<u8>)> {
+        let Some(record) = &packet.record else {
+            return self.stage.told_by_addresses(self.pod.1, &packet.frame);
+        };
+        if record.outbound {
+            return None;
+        }
+        if let Some(vlan) = record.vlan {
+            return Some((From::Trunk { vlan }, packet.frame.clone()));
+        }
+        // The worker of the pod that gets it has noted it once more.
+        let second = record.legs.first().is_some_and(|leg| leg.direction == Direction::Ingress);
+        let slot = self.sender(packet).filter(|_| !second)?;
+        Some(self.stage.steered(slot, &packet.frame))
+    }
+
+    fn compare(&mut self, packet: &Captured, sample: &Sample) {
+        let headers = Headers::of(&packet.frame);
+        let verdict = self.verdict(sample);
+        let mut judged = Judged { frame: packet.number, packet: ends(&headers), verdict, recorded: None };
+        if let Some(record) = &packet.record {
+            let flow = flow(&headers);
+            let known = record.legs.iter().any(|leg| leg.known);
+            if !known {
+                self.begun.insert(flow);
+            }
+            if known && !self.begun.contains(&flow) {
+                self.found.begun_before += 1;
+            } else if !stage::of_policy(record.reason.as_deref()) {
+                self.found.not_of_rules += 1;
+            } else {
+                self.found.compared += 1;
+                if !same(record, sample) {
+                    judged.recorded = Some(recorded(record));
+                    self.found.differing.push(judged.clone());
+                }
+            }
+        }
+        self.found.verdicts.push(judged);
+    }
+
+    /// In words.
+    fn verdict(&self, sample: &Sample) -> String {
+        let model = self.stage.tables.judge.model();
+        let rules = sample.legs.iter().filter_map(|leg| {
+            let (number, _) = leg.rule(sample.generation)?;
+            let (_, rule) = model.rules().find(|(rule, _)| rule.index() as u32 == number)?;
+            rule.id().map(ToString::to_string)
+        });
+        let rules: String = rules.map(|rule| format!(" {rule}")).collect();
+        let reason = sample.end.dropped().map(|reason| format!(" {}", reason.label()));
+        format!("{}{}{rules}", word(fate(sample.end)), reason.unwrap_or_default())
+    }
+}
+
+/// Whether the verdict is the recorded one. Where the record ends with the sender's policy, that is what is compared.
+fn same(record: &Record, sample: &Sample) -> bool {
+    if record.fate == Fate::Forward && record.legs.len() == 1 && sample.legs.len() == 2 {
+        return sample.legs.first().is_some_and(|leg| leg.verdict.is_ok());
+    }
+    let reason = sample.end.dropped().map(|reason| reason.label());
+    fate(sample.end) == record.fate && reason == record.reason.as_deref()
+}
+
+fn fate(end: End) -> Fate {
+    match end {
+        End::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Fate::Forward,
+        End::Decided(Outcome::Consumed) => Fate::Consumed,
+        End::Decided(Outcome::Drop(_)) | End::Lost { .. } => Fate::Drop,
+    }
+}
+
+fn word(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Forward => "forward",
+        Fate::Drop => "drop",
+        Fate::Consumed => "consumed",
+    }
+}
+
+fn recorded(record: &Record) -> String {
+    let rules: String =
+        record.legs.iter().filter_map(|leg| leg.rule.as_ref()).map(|rule| format!(" {rule}")).collect();
+    let reason = record.reason.as_ref().map(|reason| format!(" {reason}")).unwrap_or_default();
+    format!("{}{reason}{rules} (generation {})", word(record.fate), record.generation)
+}
+
+fn flow(headers: &Headers) -> Flow {
+    let ports = headers.ports.map_or((None, None), |(from, to)| (Some(from), Some(to)));
+    let ends = headers.addresses.map(|(source, destination)| ((source, ports.0), (destination, ports.1)));
+    let mut ends = [ends.map(|ends| ends.0), ends.map(|ends| ends.1)];
+    ends.sort_unstable();
+    (headers.protocols[0], ends)
+}
+
+fn ends(headers: &Headers) -> String {
+    let Some((source, destination)) = headers.addresses else {
+        return format!("Ethernet type {:#06x}", headers.ethertype);
+    };
+    let protocol =
+        headers.protocols[0].map_or_else(|| "arp".to_owned(), |number| QueryProtocol(number).to_string());
+    match headers.ports {
+        Some((from, to)) => {
+            format!("{} > {} {protocol}", SocketAddr::new(source, from), SocketAddr::new(destination, to))
+        }
+        None => format!("{source} > {destination} {protocol}"),
+    }
+}
