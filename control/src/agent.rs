@@ -263,7 +263,10 @@ impl View {
         let same =
             enforced.zip(self.ordered.as_ref()).is_some_and(|(last, ordered)| Arc::ptr_eq(last, ordered));
         let whole = self.desired.draft.is_some() && !self.desired.pending && self.facts.complete;
-        whole && same && self.progress.connected && self.progress.problem.is_none()
+        // Failures answer, too: where nothing else ever did, nothing has been read.
+        let read =
+            self.facts.as_of.is_some() || self.facts.problems.is_empty() || self.desired.pods.is_empty();
+        whole && read && same && self.progress.connected && self.progress.problem.is_none()
     }
 
     /// Pods by state.

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use espalier_api::GroupId;
-use espalier_api::agent::{AgentPodState, ProblemReason};
+use espalier_api::agent::{AgentPodState, AgentStatus, ProblemReason};
 use serde_json::{Value, json};
 
-use crate::site::{PORTS, Site, everything, tcp_from};
+use crate::site::{PORTS, Site, everything, get, tcp_from};
 
 const B: &str = "10.0.1.11";
 const FAR: &str = "far";
@@ -136,6 +136,42 @@ async fn nothing_is_lost_when_the_agent_or_the_switch_restarts() {
     // A change of the branch's own groups in EC2.
     site.world.move_interface(&server, &[&groups.closed]).await;
     site.until_connects("t/a", B, PORTS[0], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_aws_credentials_the_agent_says_so_and_what_is_enforced_stays() {
+    let mut site = Site::new(&["--group-source", "eni"]).await;
+    let groups = groups(&site).await;
+    site.pod(0, json!({}), &[&groups.client]).await;
+    site.pod(1, json!({}), &[&groups.server]).await;
+    // From the start: no pod is enforced, and the agent is not ready.
+    let unknown = |status: &AgentStatus| {
+        status.problems.iter().any(|problem| problem.reason == ProblemReason::CredentialsInvalid)
+    };
+    site.credentials = false;
+    site.start_agent();
+    let first = site.until("the missing credentials", unknown);
+    assert!(!first.ready && first.pods.iter().all(|pod| pod.state == AgentPodState::Held), "{first:#?}");
+    assert!(!get(&site.agent_socket(), "/readyz").unwrap().is_empty(), "it says why not");
+    let (_, said) = site.espalier(&["status"]);
+    assert!(said.contains("no valid AWS credentials"), "{said}");
+    assert_eq!(site.lab.control().pods().unwrap(), []);
+
+    site.kill_agent();
+    site.credentials = true;
+    site.start_agent();
+    let second = site.until("recovery", |status| status.ready && status.problems.is_empty());
+    site.until_connects("t/a", B, PORTS[0], true);
+
+    // Later: what is enforced stays, and its pods say what they wait for.
+    site.kill_agent();
+    site.credentials = false;
+    site.start_agent();
+    let third = site.until("their loss", |status| status.pid != second.pid && unknown(status));
+    assert!(!third.ready && third.pods.iter().all(|pod| pod.state == AgentPodState::Held), "{third:#?}");
+    assert_eq!(site.lab.control().status().unwrap().generation, second.enforced);
+    site.until_connects("t/a", B, PORTS[0], true);
+    site.until_connects("t/a", B, PORTS[1], false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
