@@ -117,7 +117,7 @@ fn cells(change: &ShadowChange, out: &Output) -> [Cell; 11] {
         VerdictChange::DenyToAllow => ("allow", Tone::Good),
     };
     let traffic = match change.port {
-        Some(port) => format!("{} {port}", change.protocol),
+        Some(port) => format!("{}/{port}", change.protocol),
         None => change.protocol.to_string(),
     };
     let ago = |ms: u64| format!("{} ago", duration(ms / 1000));
