@@ -194,7 +194,7 @@ fn a_hop_further_on_is_heard_in_ipv6_about_the_pods_own_flows_only() {
     inject(site.namespace("vpc").unwrap(), "vpctrunk", &wires);
     let about = |frame: &[u8]| [PORT, PORT + 1].into_iter().find(|port| error_about(frame, *port).is_some());
     let heard = packets.find(PATIENCE, |frame| about(frame).is_some()).unwrap().unwrap();
-    assert_eq!(error_about(&heard, PORT), Some((Fate::Exceeded, ROUTER6.parse().unwrap())));
+    assert_eq!(error_about(heard, PORT), Some((Fate::Exceeded, ROUTER6.parse().unwrap())));
     assert_eq!(site.pod("t/a").counters.ingress_dropped.get("icmp-error-unrelated"), Some(&1));
     site.assert_balanced();
 }
