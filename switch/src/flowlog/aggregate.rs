@@ -213,3 +213,99 @@ fn shown(flags: u8) -> u8 {
     let ack = if flags & SYN != 0 { flags & ACK } else { 0 };
     flags & (FIN | SYN | RST) | ack
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reason::DropReason;
+
+    /// A packet of one of three pods to one of a few ports; every other one is denied.
+    fn fact((slot, port, denied, bytes): (u16, u16, bool, u32)) -> PacketFact {
+        PacketFact {
+            at: Now(1000 + u64::from(bytes)),
+            slot: PodSlot(slot),
+            direction: Direction::Egress,
+            source: Ipv4Addr::new(10, 0, 1, 10).into(),
+            destination: Ipv4Addr::new(10, 0, 2, 20).into(),
+            protocol: 17,
+            upper: Upper::Udp { source: 5, destination: port },
+            bytes,
+            generation: 1,
+            verdict: if denied { Err(DropReason::DeniedEgress) } else { Ok(Some(3)) },
+            audited: false,
+        }
+    }
+
+    proptest! {
+        /// Whatever the room: what is in the records and what is said to be missing is what there was, pod by pod.
+        #[test]
+        fn nothing_is_lost_unsaid(
+            packets in prop::collection::vec((0u16..3, 0u16..6, any::<bool>(), 60u32..1500), 0..200),
+            room in 1usize..20,
+            close_after in 0usize..200,
+        ) {
+            let mut table = Aggregator::new(room, Traffic::All, Now(0));
+            let mut said: HashMap<PodSlot, (u64, u64)> = HashMap::new();
+            let mut take = |table: &mut Aggregator| {
+                let closed = table.close(Now(5000));
+                let records: usize = closed.values().map(|interval| interval.records.len()).sum();
+                assert!(records <= room);
+                for (slot, interval) in closed {
+                    let sum = said.entry(slot).or_default();
+                    sum.0 += interval.records.iter().map(|(_, sum)| sum.packets).sum::<u64>();
+                    sum.1 += interval.skipped;
+                }
+            };
+            let mut model: HashMap<PodSlot, u64> = HashMap::new();
+            for (index, packet) in packets.iter().enumerate() {
+                table.packet(&fact(*packet));
+                *model.entry(PodSlot(packet.0)).or_default() += 1;
+                if index == close_after {
+                    take(&mut table);
+                }
+            }
+            take(&mut table);
+            let lost: u64 = said.values().map(|(_, skipped)| skipped).sum();
+            prop_assert_eq!(lost, table.lost());
+            let sums: HashMap<PodSlot, u64> =
+                said.into_iter().map(|(slot, (packets, skipped))| (slot, packets + skipped)).collect();
+            prop_assert_eq!(sums, model);
+        }
+
+        /// With room for all, each record is the sum of its packets.
+        #[test]
+        fn records_are_the_sums_of_their_packets(
+            packets in prop::collection::vec((0u16..3, 0u16..6, any::<bool>(), 60u32..1500), 0..200),
+        ) {
+            let mut table = Aggregator::new(1000, Traffic::Reject, Now(0));
+            let mut model: HashMap<(u16, u16), (u64, u64)> = HashMap::new();
+            for packet in &packets {
+                table.packet(&fact(*packet));
+                if packet.2 {
+                    let sum = model.entry((packet.0, packet.1)).or_default();
+                    *sum = (sum.0 + 1, sum.1 + u64::from(packet.3));
+                }
+            }
+            let records = table.close(Now(5000)).into_values().flat_map(|interval| interval.records);
+            let said: HashMap<_, _> = records
+                .map(|(key, sum)| ((key.slot.0, key.destination.1), (sum.packets, sum.bytes)))
+                .collect();
+            prop_assert_eq!(said, model);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_leaves_takes_only_its_own_records() {
+        let mut table = Aggregator::new(10, Traffic::All, Now(0));
+        for slot in 0..3 {
+            table.packet(&fact((slot, 80, false, 100)));
+        }
+        let gone = table.take(|slot| slot == PodSlot(1));
+        assert_eq!(gone.keys().collect::<Vec<_>>(), [&PodSlot(1)]);
+        assert_eq!(table.close(Now(1)).keys().collect::<Vec<_>>(), [&PodSlot(0), &PodSlot(2)]);
+    }
+}
