@@ -7,15 +7,12 @@
 use espalier_api::Direction;
 
 use crate::counters::{Blame, ShardCounters};
-use crate::facts::{PacketFact, Teller};
-use crate::flow::fragment::{Fragments, PacketUnderWay};
-use crate::flow::{FlowKey, FlowTable, Found, Now, PodSlot, RuleKey};
+use crate::facts::PacketFact;
+use crate::flow::fragment::PacketUnderWay;
+use crate::flow::{FlowKey, Found, Now, PodSlot, RuleKey};
 use crate::ip::Ip;
-use crate::neighbour::Links;
-use crate::observe::{End, Watch};
 use crate::packet::{self, Packet};
 use crate::reason::DropReason;
-use crate::responder::Originated;
 use crate::tables::Tables;
 
 mod forward;
@@ -23,6 +20,7 @@ mod fragment;
 mod guard;
 mod heap;
 mod judge;
+mod shard;
 mod trace;
 mod track;
 mod watched;
@@ -32,6 +30,7 @@ use guard::Bytes;
 pub use fragment::{Fate, Held};
 pub use heap::Heap;
 pub(crate) use judge::{opening, tuple};
+pub use shard::{Presence, Shard, ShardParts};
 pub(crate) use trace::Witness;
 pub use trace::{Traced, trace};
 
@@ -121,52 +120,6 @@ pub enum Outcome {
 
 /// Packets with what is to be done with them.
 pub type Decided<P> = Vec<(P, Outcome)>;
-
-/// Whether a pod is at home with a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// Its flows are here.
-    Here,
-    /// They are on their way here; its packets wait.
-    Coming,
-    /// They are with another worker, or there is no such pod.
-    Away,
-}
-
-/// What one worker owns and the step changes.
-pub struct Shard<P> {
-    /// Its flows.
-    pub flows: FlowTable,
-    /// Fragmented packets under way.
-    pub fragments: Fragments<Held<P>, Fate>,
-    /// Whether ICMP errors about a live flow pass without a rule.
-    pub related_errors: bool,
-    /// Which pods are at home here, by slot.
-    pub presence: Vec<Presence>,
-    /// Its neighbours.
-    pub links: Links,
-    /// Its counters.
-    pub counters: ShardCounters,
-    /// Frames to send on behalf of the switch.
-    pub originated: Vec<Originated>,
-    /// Who looks at packets, if somebody does.
-    pub watch: Option<Box<Watch>>,
-    /// Who is told of packets that policy decided and no flow counts, if somebody is.
-    pub facts: Option<Teller<PacketFact>>,
-    batch: Batch,
-}
-
-/// What [`Shard::new`] puts together.
-pub struct ShardParts<P> {
-    /// Its flows.
-    pub flows: FlowTable,
-    /// Fragmented packets under way.
-    pub fragments: Fragments<Held<P>, Fate>,
-    /// Whether ICMP errors about a live flow pass without a rule.
-    pub related_errors: bool,
-    /// Its pods' slots.
-    pub slots: usize,
-}
 
 /// A batch between its stages; kept for its memory.
 #[derive(Default)]
@@ -506,76 +459,6 @@ impl Path {
             Self { source: Some(slot), .. } => Blame::Egress(slot),
             Self { source: None, destination: None, .. } => Blame::Nobody,
         }
-    }
-}
-
-impl<P> Shard<P> {
-    /// A shard that has seen nothing.
-    pub fn new(parts: ShardParts<P>) -> Self {
-        let ShardParts { flows, fragments, related_errors, slots } = parts;
-        Self {
-            flows,
-            fragments,
-            related_errors,
-            presence: vec![Presence::Here; slots],
-            links: Links::new(slots),
-            counters: ShardCounters::new(slots),
-            originated: Vec::new(),
-            watch: None,
-            facts: None,
-            batch: Batch::default(),
-        }
-    }
-
-    /// The way of a packet to a pod of this node.
-    fn path_to(&self, source: Option<PodSlot>, to: PodSlot) -> Path {
-        match self.is_home_of(to) {
-            true => Path { source, destination: Some(to), elsewhere: None },
-            false => Path { source, destination: None, elsewhere: Some(to) },
-        }
-    }
-
-    /// Whether the pod in the slot is at home here.
-    pub fn is_home_of(&self, slot: PodSlot) -> bool {
-        self.presence.get(slot.index()) == Some(&Presence::Here)
-    }
-
-    /// Counts a packet that is lost after the step.
-    pub fn lost(&mut self, memory: &impl Memory<Packet = P>, packet: &P, blame: Blame, reason: DropReason) {
-        self.counters.dropped(reason, blame);
-        if let Some(watch) = &mut self.watch {
-            watch.lost(memory.head(packet), memory.len(packet), blame, reason);
-        }
-    }
-
-    fn stopped(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
-        match stop {
-            Stop::Consumed(from) => {
-                self.counters.consumed(from);
-                self.decide(packet, Outcome::Consumed, None, decided);
-            }
-            Stop::Drop(reason, blame) => self.refuse(packet, reason, blame, None, decided),
-        }
-    }
-
-    fn refuse(
-        &mut self,
-        packet: P,
-        reason: DropReason,
-        blame: Blame,
-        parsed: Option<&Packet>,
-        decided: &mut Decided<P>,
-    ) {
-        self.counters.dropped(reason, blame);
-        self.decide(packet, Outcome::Drop(reason), parsed, decided);
-    }
-
-    #[inline]
-    fn decide(&mut self, packet: P, outcome: Outcome, parsed: Option<&Packet>, decided: &mut Decided<P>) {
-        if let Some(watch) = &mut self.watch {
-            watch.end(parsed, End::Decided(outcome));
-        }
-        decided.push((packet, outcome));
     }
 }
 
