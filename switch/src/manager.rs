@@ -179,13 +179,13 @@ impl Manager {
         let judge = self.compile(&snapshot);
         let placed = self.place(&snapshot);
         let tables = self.tables(&snapshot, &judge, &placed);
-        self.tell_recorder(&snapshot, &placed, &judge)?;
+        self.tell_recorder(&snapshot, &placed, &judge);
         // The workers give the old tables back when they no longer use them: they are freed here, not there.
         drop(self.crew()?.publish(&tables).map_err(ManagerError::failed)?);
         self.rule_names.note(judge.model(), snapshot.generation.0 as u32);
         let generation = snapshot.generation;
         self.keep_flows();
-        self.record(&snapshot, &placed, &judge)?;
+        self.record(&snapshot, &placed, &judge);
         // Not before the earlier switch's flows are back: their packets would be judged like those of new ones.
         self.serve_trunk(trunk)?;
         self.enforced = Some(Enforced { snapshot, judge });

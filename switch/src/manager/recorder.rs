@@ -336,7 +336,8 @@ impl Scribe {
     }
 
     fn publish(&mut self, next: Published) {
-        self.take_stock();
+        // The flows of pods that have gone were told to have ended; live ones need not be read for it.
+        self.drain();
         let gone = self.books.site.gone(&next);
         let Books { site, log, shadow } = &mut self.books;
         if let Some(log) = log {

@@ -13,34 +13,29 @@ use crate::flow::PodSlot;
 use crate::shadow::Shadow;
 
 impl Manager {
-    /// Tells the recorder, if there is one, what is about to be published.
-    pub(super) fn tell_recorder(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        placed: &[PodSlot],
-        judge: &Judge,
-    ) -> Result<(), ManagerError> {
-        let Some(recorder) = &self.recorder else { return Ok(()) };
+    /// Tells the recorder, if there is one, what is about to be published. Nothing that is recorded is worth holding up what
+    /// is enforced.
+    pub(super) fn tell_recorder(&self, snapshot: &Arc<Snapshot>, placed: &[PodSlot], judge: &Judge) {
+        let Some(recorder) = &self.recorder else { return };
         let snapshot = Arc::clone(snapshot);
         let published = Published { snapshot, placed: placed.to_vec(), judge: judge.clone() };
-        recorder.publish(published).map_err(ManagerError::failed)
+        if let Err(error) = recorder.publish(published) {
+            tracing::error!(%error, "flow logs and the shadow do not know the new generation");
+        }
     }
 
     /// Starts the recorder with the first snapshot, if a flow log is wanted: after the flows of an earlier switch are back,
     /// before the first packet.
-    pub(super) fn record(
-        &mut self,
-        snapshot: &Arc<Snapshot>,
-        placed: &[PodSlot],
-        judge: &Judge,
-    ) -> Result<(), ManagerError> {
+    pub(super) fn record(&mut self, snapshot: &Arc<Snapshot>, placed: &[PodSlot], judge: &Judge) {
         if self.recorder.is_some() || self.config.flow_log.file.is_none() {
-            return Ok(());
+            return;
         }
         let snapshot = Arc::clone(snapshot);
         let published = Published { snapshot, placed: placed.to_vec(), judge: judge.clone() };
-        self.recorder = Some(self.start_recorder(published)?);
-        Ok(())
+        match self.start_recorder(published) {
+            Ok(recorder) => self.recorder = Some(recorder),
+            Err(error) => tracing::error!(%error, "no flow log is written"),
+        }
     }
 
     /// Judges a snapshot beside the enforced one from now on. What an earlier shadow has shown is forgotten.
