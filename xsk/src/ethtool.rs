@@ -60,11 +60,6 @@ pub struct Channels {
     pub max_tx: u32,
 }
 
-/// Turns transmit checksums of the interface on or off.
-pub fn set_tx_checksum(interface: &str, on: bool) -> Result<(), InterfaceError> {
-    set_offload(interface, Offload::TxChecksum, on)
-}
-
 /// Turns an offload of the interface on or off. The kernel may leave it as it is when a device cannot: see
 /// [`offloads`] for what came of it.
 pub fn set_offload(interface: &str, offload: Offload, on: bool) -> Result<(), InterfaceError> {

@@ -1,6 +1,6 @@
 //! Offloads and queues of real veths, and that they are those of the calling thread's namespace.
 
-use espalier_xsk::ethtool::{Channels, Offload, channels, offloads, set_offload, set_tx_checksum};
+use espalier_xsk::ethtool::{Channels, Offload, channels, offloads, set_offload};
 use espalier_xsk::{InterfaceError, XdpMode, interface};
 
 use crate::sandbox::{ip, open, sandbox, veth};
@@ -10,12 +10,12 @@ fn transmit_checksums_go_off_and_on() {
     sandbox(|| {
         let (_, pod) = veth("node0", "pod0");
         assert!(offloads(&pod.name).unwrap().tx_checksum);
-        set_tx_checksum(&pod.name, false).unwrap();
+        set_offload(&pod.name, Offload::TxChecksum, false).unwrap();
         let now = offloads(&pod.name).unwrap();
         assert!(!now.tx_checksum);
         assert!(!now.tso, "segmentation by the device needs its checksums");
         assert!(offloads("node0").unwrap().tx_checksum, "the other end keeps its own");
-        set_tx_checksum(&pod.name, true).unwrap();
+        set_offload(&pod.name, Offload::TxChecksum, true).unwrap();
         assert!(offloads(&pod.name).unwrap().tx_checksum);
     });
 }
