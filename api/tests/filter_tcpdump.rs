@@ -2,6 +2,8 @@
 //!
 //! tcpdump reads the packets from a pipe and writes those it selects; their times tell which they are.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails there")]
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

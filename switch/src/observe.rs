@@ -84,9 +84,16 @@ pub struct LegSeen {
     pub decision: Option<Decision>,
     /// What came of it.
     pub verdict: Result<(), DropReason>,
+    /// Whether it passes although it was denied: the pod is in audit mode.
+    pub audited: bool,
 }
 
 impl LegSeen {
+    /// Whether the packet went on.
+    pub fn passed(&self) -> bool {
+        self.verdict.is_ok() || self.audited
+    }
+
     /// The rule that let it pass, and the generation in whose numbers it is given.
     pub fn rule(&self, generation: u32) -> Option<(u32, u32)> {
         self.verdict.ok()?;

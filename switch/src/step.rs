@@ -398,7 +398,7 @@ fn denied<P>(
     leg: &track::Leg<'_>,
     reason: DropReason,
 ) -> Result<(), DropReason> {
-    let audited = reason.is_denial() && tables.pod(leg.slot).is_some_and(|pod| pod.audit);
+    let audited = is_audited(tables, leg.slot, reason);
     if let Some(facts) = &mut shard.facts {
         facts.tell(PacketFact { audited, ..leg.fact(now, tables.stamp, Err(reason)) });
     }
@@ -408,6 +408,11 @@ fn denied<P>(
     shard.counters.would_deny(reason, leg.slot, leg.direction);
     shard.flows.credit(RuleKey::NONE, false, leg.packet.end, now);
     Ok(())
+}
+
+/// Whether what a pod's policy denied passes all the same.
+fn is_audited(tables: &Tables, slot: PodSlot, reason: DropReason) -> bool {
+    reason.is_denial() && tables.pod(slot).is_some_and(|pod| pod.audit)
 }
 
 /// Carries a verdict out.

@@ -166,7 +166,7 @@ impl<'a> Narrator<'a> {
         Some(WatchedLeg {
             pod: PodName::clone(self.pods.get(&leg.slot)?),
             direction: leg.direction,
-            passed: leg.verdict.is_ok(),
+            passed: leg.passed(),
             rule: rule.and_then(|rule| rule.id.clone()),
             group: rule.map(|rule| rule.group.clone()),
             known: leg.before.is_some(),
@@ -218,6 +218,9 @@ impl<'a> Narrator<'a> {
                 let about = if error { "is about" } else { "belongs to" };
                 let decided = match (leg.decision, leg.verdict) {
                     (Some(_), _) => format!("{about} it; to be judged again"),
+                    (None, Err(reason)) if leg.audited => {
+                        format!("{}: in audit mode, passes", reason.label())
+                    }
                     (None, Err(reason)) => refused(reason),
                     (None, Ok(())) => format!("{about} it: passes without asking the rules"),
                 };
@@ -225,11 +228,12 @@ impl<'a> Narrator<'a> {
             }
             None => ("no flow of these ends".to_owned(), "the rules are asked".to_owned()),
         };
-        let passed = leg.verdict.is_ok() || leg.decision.is_some();
+        let passed = leg.passed() || leg.decision.is_some();
         stages.push(self.of_leg(stage(worker, StageName::Track, read, decided, passed), leg, sample));
         let Some(decision) = leg.decision else { return };
         let (read, decided) = self.judged(leg, sample, decision);
-        let verdict = stage(worker, StageName::Judge, read, decided, leg.verdict.is_ok());
+        let decided = if leg.audited { format!("{decided}; in audit mode: passes") } else { decided };
+        let verdict = stage(worker, StageName::Judge, read, decided, leg.passed());
         stages.push(self.of_leg(verdict, leg, sample));
     }
 

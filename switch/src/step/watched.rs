@@ -1,7 +1,7 @@
 //! The step with somebody looking: the same stages, one packet at a time, with a word to the watch at each.
 
 use super::track::{self, Leg, key};
-use super::{Decided, From, Held, Memory, Shard, batch, judge};
+use super::{Decided, From, Held, Memory, Shard, batch, is_audited, judge};
 use crate::flow::{FlowKey, Found, Now};
 use crate::observe::LegSeen;
 use crate::packet::Packet;
@@ -87,6 +87,7 @@ pub(super) fn track<P>(
             after,
             decision,
             verdict,
+            audited: verdict.is_err_and(|reason| is_audited(tables, leg.slot, reason)),
         });
     }
     verdict

@@ -132,6 +132,20 @@ fn a_trace_between_pods_shows_both_policies_and_the_flow_it_would_begin() {
 }
 
 #[test]
+fn a_trace_of_a_pod_in_audit_mode_says_what_would_be_denied_and_that_it_passes() {
+    let mut bench = Bench::new();
+    let denied = from_host(WEB, HOST_IP, WEB_IP, Load::Syn(4000, 81));
+    assert_eq!(trace(&bench, trunk(WEB), denied.clone()).1, Outcome::Drop(DropReason::DeniedIngress));
+    let audited = SNAPSHOT.replacen("vlan: 101,", "vlan: 101, audit: true,", 1);
+    assert_ne!(audited, SNAPSHOT);
+    bench.publish(&audited);
+    let (legs, outcome) = trace(&bench, trunk(WEB), denied.clone());
+    assert!(matches!(outcome, Outcome::Forward { to: Some(WEB), .. }), "{outcome:?}");
+    assert_eq!((legs[0].verdict, legs[0].audited), (Err(DropReason::DeniedIngress), true));
+    bench.forwarded(trunk(WEB), &denied, Some(WEB));
+}
+
+#[test]
 fn a_trace_says_when_the_pod_has_no_room_for_another_flow() {
     let mut bench = Bench::new();
     let udp = |port| tagged(WEB, from_pod(WEB, WEB_IP, HOST_IP, Load::Udp(port, 53)));
