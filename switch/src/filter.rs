@@ -4,7 +4,7 @@
 //! what it meant when it was looked up: a rule that a later snapshot brings is not among those of its group.
 
 use espalier_api::Direction;
-use espalier_api::filter::{Fate, Filter, Headers, Subject};
+use espalier_api::filter::{Filter, Headers, Subject};
 
 use crate::counters::Blame;
 use crate::flow::{FlowRecord, PodSlot, Selector};
@@ -75,11 +75,7 @@ fn subject(seen: &Seen<'_>) -> Subject {
         len: seen.len.saturating_sub(tag),
         ingress: has(Direction::Ingress) || to_pod || lost_in,
         egress: has(Direction::Egress) || from_pod || lost_out,
-        fate: match seen.end {
-            End::Lost { .. } | End::Decided(Outcome::Drop(_)) => Some(Fate::Drop),
-            End::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Some(Fate::Forward),
-            End::Decided(Outcome::Consumed) => Some(Fate::Consumed),
-        },
+        fate: Some(seen.end.fate()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! at a time; everything shown is a copy, so an observer can change nothing.
 
 use espalier_api::Direction;
+use espalier_api::filter::Fate;
 use espalier_rules::{Decision, Tuple};
 
 use crate::counters::Blame;
@@ -63,6 +64,15 @@ impl End {
         match self {
             Self::Decided(Outcome::Drop(reason)) | Self::Lost { reason, .. } => Some(reason),
             Self::Decided(_) => None,
+        }
+    }
+
+    /// As a word: handed to another worker, it went on.
+    pub fn fate(self) -> Fate {
+        match self {
+            Self::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Fate::Forward,
+            Self::Decided(Outcome::Consumed) => Fate::Consumed,
+            Self::Decided(Outcome::Drop(_)) | Self::Lost { .. } => Fate::Drop,
         }
     }
 }

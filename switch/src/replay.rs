@@ -15,8 +15,8 @@ use espalier_api::{Direction, InputError, PodName, QueryProtocol, Snapshot, file
 use serde::Serialize;
 
 use crate::flow::PodSlot;
-use crate::observe::{End, Sample};
-use crate::step::{From, Outcome};
+use crate::observe::Sample;
+use crate::step::From;
 
 mod reader;
 mod stage;
@@ -261,7 +261,7 @@ impl<'a> Replay<'a> {
         });
         let rules: String = rules.map(|rule| format!(" {rule}")).collect();
         let reason = sample.end.dropped().map(|reason| format!(" {}", reason.label()));
-        format!("{}{}{rules}", word(fate(sample.end)), reason.unwrap_or_default())
+        format!("{}{}{rules}", word(sample.end.fate()), reason.unwrap_or_default())
     }
 }
 
@@ -271,15 +271,7 @@ fn same(record: &Record, sample: &Sample) -> bool {
         return sample.legs.first().is_some_and(|leg| leg.verdict.is_ok());
     }
     let reason = sample.end.dropped().map(|reason| reason.label());
-    fate(sample.end) == record.fate && reason == record.reason.as_deref()
-}
-
-fn fate(end: End) -> Fate {
-    match end {
-        End::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Fate::Forward,
-        End::Decided(Outcome::Consumed) => Fate::Consumed,
-        End::Decided(Outcome::Drop(_)) | End::Lost { .. } => Fate::Drop,
-    }
+    sample.end.fate() == record.fate && reason == record.reason.as_deref()
 }
 
 fn word(fate: Fate) -> &'static str {

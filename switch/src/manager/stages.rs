@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use espalier_api::filter::Fate;
 use espalier_api::trace::{Stage, StageName, TcpFlags};
 use espalier_api::watch::{WatchedLeg, WatchedPacket};
 use espalier_api::{Direction, Generation, PodName, Query, QueryProtocol, protocol};
@@ -58,7 +57,7 @@ impl<'a> Narrator<'a> {
             },
             len: sample.len.saturating_sub(tag),
             data: without_tag(&sample.bytes, tag),
-            fate: fate(sample.end),
+            fate: sample.end.fate(),
             to: match sample.end {
                 End::Decided(Outcome::Forward { to, .. }) => Some(self.interface(to)),
                 End::Decided(Outcome::HandOver { to }) => Some(self.interface(Some(to))),
@@ -382,14 +381,6 @@ fn without_tag(bytes: &[u8], tag: usize) -> Vec<u8> {
 
 /// Bytes of a MAC address.
 const MAC: usize = 6;
-
-fn fate(end: End) -> Fate {
-    match end {
-        End::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Fate::Forward,
-        End::Decided(Outcome::Consumed) => Fate::Consumed,
-        End::Decided(Outcome::Drop(_)) | End::Lost { .. } => Fate::Drop,
-    }
-}
 
 fn stages_went_on(stages: &[Stage]) -> bool {
     stages.iter().all(|stage| stage.passed)
