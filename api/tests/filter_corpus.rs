@@ -1,7 +1,5 @@
 //! What fuzzing found of the filter language, once more in every test run; and random words of it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
-
 use proptest::prelude::*;
 use proptest::sample::select;
 
