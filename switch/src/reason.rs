@@ -129,6 +129,29 @@ impl DropReason {
             Self::DeniedEgress | Self::DeniedIngress | Self::FlowRevoked | Self::IcmpErrorUnrelated
         )
     }
+
+    /// Whether it is the state of the machine that drops the packet: what there is room for, and which neighbours answer.
+    pub fn is_of_the_machine(self) -> bool {
+        matches!(
+            self,
+            Self::GatewayUnresolved
+                | Self::PodUnresolved
+                | Self::PortDown
+                | Self::PacketTooBig
+                | Self::TransmitRingFull
+                | Self::HandoverRingFull
+                | Self::MoveQueueFull
+                | Self::NotHome
+                | Self::NoFreeFrame
+                | Self::FlowTableFull
+                | Self::FlowQuota
+        )
+    }
+
+    /// The reason with this label.
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.label() == label)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::flow::PodSlot;
 use crate::observe::Sample;
+use crate::reason::DropReason;
 use crate::step::From;
 
 mod reader;
@@ -233,12 +234,13 @@ impl<'a> Replay<'a> {
         if let Some(record) = &packet.record {
             let flow = flow(&headers);
             let known = record.legs.iter().any(|leg| leg.known);
+            let reason = record.reason.as_deref().and_then(DropReason::of_label);
             if !known {
                 self.begun.insert(flow);
             }
             if known && !self.begun.contains(&flow) {
                 self.found.begun_before += 1;
-            } else if !stage::of_policy(record.reason.as_deref()) {
+            } else if reason.is_some_and(DropReason::is_of_the_machine) {
                 self.found.not_of_rules += 1;
             } else {
                 self.found.compared += 1;

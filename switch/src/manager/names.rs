@@ -50,8 +50,7 @@ impl Manager {
 }
 
 fn known_reason(label: &str) -> Result<DropReason, String> {
-    let reason = DropReason::ALL.iter().copied().find(|reason| reason.label() == label);
-    reason.ok_or_else(|| {
+    DropReason::of_label(label).ok_or_else(|| {
         let labels: Vec<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
         format!("{label} is no drop reason: expected one of {}", labels.join(", "))
     })

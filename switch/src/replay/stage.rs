@@ -122,21 +122,3 @@ impl Stage {
         Now(1000 + since)
     }
 }
-
-/// Whether the rules, not the state of the machine, made the reason.
-pub(super) fn of_policy(reason: Option<&str>) -> bool {
-    const OF_THE_MACHINE: [&str; 11] = [
-        "gateway-unresolved",
-        "pod-unresolved",
-        "port-down",
-        "packet-too-big",
-        "transmit-ring-full",
-        "handover-ring-full",
-        "move-queue-full",
-        "not-home",
-        "no-free-frame",
-        "flow-table-full",
-        "flow-quota",
-    ];
-    reason.is_none_or(|reason| !OF_THE_MACHINE.contains(&reason))
-}
