@@ -10,15 +10,11 @@ use espalier_api::protocol::TCP;
 
 use super::settings::Traffic;
 use crate::facts::PacketFact;
+use crate::flow::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::flow::{FlowState, Now, PodSlot, RuleKey, Selector};
 use crate::ip::Ip;
 use crate::manager::recorder::{Progress, Verdict};
 use crate::packet::Upper;
-
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
 
 /// What a record is about. AWS writes one for each direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
