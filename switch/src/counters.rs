@@ -102,6 +102,7 @@ impl Totals {
 
 /// Packets of one pod, as one worker or all of them saw them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
 pub struct PodTotals {
     /// Packets from the pod.
     pub rx: u64,

@@ -1,6 +1,7 @@
 //! A batch of packets through the stages: parse ▸ guard ▸ track (fragment) ▸ judge ▸ forward, each in its file.
 //!
 //! The guard and the lookup of flows run over the whole batch before the rest, so that the lookups' cache misses overlap.
+//! The stages are compiled twice: `WATCHED` shows all they do to the watch, the other has nothing left of it.
 //! Pure: frames, tables and time come in; outcomes, counters and frames to originate go out. The worker calls [`step`]
 //! with real frames, tests and replay with frames on the heap.
 
@@ -27,6 +28,7 @@ mod watched;
 
 use guard::Bytes;
 
+pub(crate) use forward::complete_checksum;
 pub use fragment::{Fate, Held};
 pub use heap::Heap;
 pub(crate) use judge::{opening, tuple};
@@ -181,12 +183,12 @@ pub fn step<M: Memory>(
     decided: &mut Decided<M::Packet>,
 ) {
     match shard.watch {
-        None => batch(memory, shard, tables, now, from, packets, decided),
+        None => batch::<false, M>(memory, shard, tables, now, from, packets, decided),
         Some(_) => watched::each(memory, shard, tables, now, from, packets, decided),
     }
 }
 
-fn batch<M: Memory>(
+fn batch<const WATCHED: bool, M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
@@ -209,17 +211,25 @@ fn batch<M: Memory>(
                 continue;
             }
             Admitted::Stopped(stop) => {
-                shard.stopped(packet, *stop, decided);
+                shard.stopped::<WATCHED>(packet, *stop, decided);
                 continue;
             }
         };
         if parsed.fragment() != packet::Fragment::None {
-            fragment::fragment(memory, shard, tables, now, Held { parsed: *parsed, path, packet }, decided);
+            fragment::fragment::<WATCHED, M>(
+                memory,
+                shard,
+                tables,
+                now,
+                Held { parsed: *parsed, path, packet },
+                decided,
+            );
             continue;
         }
         let known = keys.map(|at| Some((batch.keys.get(at)?, *batch.found.get(at)?)));
-        let verdict = policies(shard, tables, now, parsed, path, memory.head(&packet), known);
-        finish(memory, shard, tables, (parsed, path), packet, verdict, decided);
+        let head = memory.head(&packet);
+        let verdict = policies::<WATCHED, _>(shard, tables, now, parsed, path, head, known);
+        finish::<WATCHED, M>(memory, shard, tables, (parsed, path), packet, verdict, decided);
     }
     batch.admitted.clear();
     batch.keys.clear();
@@ -311,7 +321,7 @@ pub fn without_tables<M: Memory>(
         let from = from(&packet);
         from.count(&mut shard.counters, memory.len(&packet));
         let blame = from.pod().map_or(Blame::Nobody, Blame::Egress);
-        shard.refuse(packet, DropReason::PortUnknown, blame, None, decided);
+        shard.refuse::<true>(packet, DropReason::PortUnknown, blame, None, decided);
     }
 }
 
@@ -349,7 +359,7 @@ pub fn take_fragments<M: Memory>(
 }
 
 /// The policy of the pod that sends, then that of the pod that gets.
-fn policies<P>(
+fn policies<const WATCHED: bool, P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
@@ -361,27 +371,29 @@ fn policies<P>(
     let [source, destination] = known;
     if let Some(slot) = path.source {
         let leg = track::Leg::egress(slot, parsed, head);
-        policy(shard, tables, now, &leg, source).map_err(|reason| (reason, Blame::Egress(slot)))?;
+        policy::<WATCHED, _>(shard, tables, now, &leg, source)
+            .map_err(|reason| (reason, Blame::Egress(slot)))?;
     }
     if let Some(slot) = path.destination {
         let leg = track::Leg::ingress(slot, parsed, head);
-        policy(shard, tables, now, &leg, destination).map_err(|reason| (reason, Blame::Ingress(slot)))?;
+        policy::<WATCHED, _>(shard, tables, now, &leg, destination)
+            .map_err(|reason| (reason, Blame::Ingress(slot)))?;
     }
     Ok(())
 }
 
 /// The policy of one pod.
 #[inline]
-fn policy<P>(
+fn policy<const WATCHED: bool, P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
     leg: &track::Leg<'_>,
     known: Option<(&FlowKey, Found)>,
 ) -> Result<(), DropReason> {
-    let verdict = match shard.watch {
-        None => track::track(shard, tables, now, leg, known),
-        Some(_) => watched::track(shard, tables, now, leg, known),
+    let verdict = match WATCHED {
+        false => track::track(shard, tables, now, leg, known),
+        true => watched::track(shard, tables, now, leg, known),
     };
     match verdict {
         Ok(()) => Ok(()),
@@ -416,7 +428,7 @@ fn is_audited(tables: &Tables, slot: PodSlot, reason: DropReason) -> bool {
 }
 
 /// Carries a verdict out.
-fn finish<M: Memory>(
+fn finish<const WATCHED: bool, M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
@@ -425,7 +437,7 @@ fn finish<M: Memory>(
     verdict: Verdict,
     decided: &mut Decided<M::Packet>,
 ) {
-    if let Some(watch) = &mut shard.watch {
+    if WATCHED && let Some(watch) = &mut shard.watch {
         watch.keep(memory.head(&packet), memory.len(&packet));
     }
     if let Some(slot) = path.source
@@ -435,7 +447,7 @@ fn finish<M: Memory>(
     }
     if let (Ok(()), Some(to)) = (verdict, path.elsewhere) {
         forward::complete_checksum(memory, parsed, &mut packet);
-        shard.decide(packet, Outcome::HandOver { to }, Some(parsed), decided);
+        shard.decide::<WATCHED>(packet, Outcome::HandOver { to }, Some(parsed), decided);
         return;
     }
     let verdict = verdict.and_then(|()| {
@@ -445,9 +457,9 @@ fn finish<M: Memory>(
     match verdict {
         Ok(()) => {
             let outcome = Outcome::Forward { to: path.destination, blame: path.blame() };
-            shard.decide(packet, outcome, Some(parsed), decided);
+            shard.decide::<WATCHED>(packet, outcome, Some(parsed), decided);
         }
-        Err((reason, blame)) => shard.refuse(packet, reason, blame, Some(parsed), decided),
+        Err((reason, blame)) => shard.refuse::<WATCHED>(packet, reason, blame, Some(parsed), decided),
     }
 }
 

@@ -61,7 +61,7 @@ fn to_trunk<'a>(
 
 /// Fills in the checksum that the pod left to its NIC, if it did.
 #[inline]
-pub(super) fn complete_checksum<M: Memory>(memory: &M, parsed: &Packet, packet: &mut M::Packet) {
+pub(crate) fn complete_checksum<M: Memory>(memory: &M, parsed: &Packet, packet: &mut M::Packet) {
     let Some(field) = checksum::partial(parsed, memory.head(packet)) else { return };
     let sum = checksum::complete(parsed, memory.segments(packet)).to_be_bytes();
     let head = memory.head_mut(packet);

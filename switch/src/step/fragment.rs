@@ -86,7 +86,7 @@ impl Fate {
 }
 
 /// Takes one fragment through.
-pub(super) fn fragment<M: Memory>(
+pub(super) fn fragment<const WATCHED: bool, M: Memory>(
     memory: &M,
     shard: &mut Shard<M::Packet>,
     tables: &Tables,
@@ -109,7 +109,8 @@ pub(super) fn fragment<M: Memory>(
             Err(reason) => drop(reason, item),
             Ok(()) => {
                 let head = memory.head(&item.packet);
-                let verdict: Verdict = policies(shard, tables, now, &item.parsed, item.path, head, [None; 2]);
+                let verdict: Verdict =
+                    policies::<WATCHED, _>(shard, tables, now, &item.parsed, item.path, head, [None; 2]);
                 let fate = Fate::of(shard, &item, verdict);
                 ready.push((item, fate));
                 shard.fragments.decide(&key, fate, now, |held| ready.push((held, fate)));
@@ -126,7 +127,7 @@ pub(super) fn fragment<M: Memory>(
             tell_later(shard, tables, now, &item, verdict);
         }
         let Held { parsed, path, packet } = item;
-        finish(memory, shard, tables, (&parsed, path), packet, verdict, decided);
+        finish::<WATCHED, M>(memory, shard, tables, (&parsed, path), packet, verdict, decided);
     }
 }
 
@@ -206,7 +207,7 @@ fn refuse<M: Memory>(
         watched::held(memory, shard, tables, now, &item);
     }
     let blame = item.blame();
-    shard.refuse(item.packet, reason_of(reason), blame, Some(&item.parsed), decided);
+    shard.refuse::<true>(item.packet, reason_of(reason), blame, Some(&item.parsed), decided);
 }
 
 fn reason_of(reason: FragmentDrop) -> DropReason {

@@ -98,17 +98,17 @@ impl<P> Shard<P> {
         }
     }
 
-    pub(super) fn stopped(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
+    pub(super) fn stopped<const WATCHED: bool>(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
         match stop {
             Stop::Consumed(from) => {
                 self.counters.consumed(from);
-                self.decide(packet, Outcome::Consumed, None, decided);
+                self.decide::<WATCHED>(packet, Outcome::Consumed, None, decided);
             }
-            Stop::Drop(reason, blame) => self.refuse(packet, reason, blame, None, decided),
+            Stop::Drop(reason, blame) => self.refuse::<WATCHED>(packet, reason, blame, None, decided),
         }
     }
 
-    pub(super) fn refuse(
+    pub(super) fn refuse<const WATCHED: bool>(
         &mut self,
         packet: P,
         reason: DropReason,
@@ -117,18 +117,18 @@ impl<P> Shard<P> {
         decided: &mut Decided<P>,
     ) {
         self.counters.dropped(reason, blame);
-        self.decide(packet, Outcome::Drop(reason), parsed, decided);
+        self.decide::<WATCHED>(packet, Outcome::Drop(reason), parsed, decided);
     }
 
     #[inline]
-    pub(super) fn decide(
+    pub(super) fn decide<const WATCHED: bool>(
         &mut self,
         packet: P,
         outcome: Outcome,
         parsed: Option<&Packet>,
         decided: &mut Decided<P>,
     ) {
-        if let Some(watch) = &mut self.watch {
+        if WATCHED && let Some(watch) = &mut self.watch {
             watch.end(parsed, End::Decided(outcome));
         }
         decided.push((packet, outcome));

@@ -27,7 +27,7 @@ pub(super) fn each<M: Memory>(
             watch.keep(memory.head(&packet), memory.len(&packet));
         }
         one.push(packet);
-        batch(memory, shard, tables, now, |_| from, &mut one, decided);
+        batch::<true, M>(memory, shard, tables, now, |_| from, &mut one, decided);
     }
     shard.watch.take_if(|watch| watch.is_over());
 }
