@@ -388,6 +388,9 @@ pub struct PodStatus {
     pub veth: Option<String>,
     /// `up`, or why not.
     pub state: PortState,
+    /// Whether it, or a group it has, is in audit mode: what its groups deny passes.
+    #[serde(default)]
+    pub audit: bool,
     /// How the steering program is attached to the veth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xdp: Option<XdpStatus>,

@@ -18,7 +18,7 @@ pub(crate) mod reduce;
 mod selector;
 
 pub use branch::{Branch, POD_ENI_ANNOTATION};
-pub use policy::{GROUPS_ANNOTATION, ON_RULE_CHANGE_ANNOTATION, Policy};
+pub use policy::{AUDIT_ANNOTATION, GROUPS_ANNOTATION, ON_RULE_CHANGE_ANNOTATION, Policy};
 pub use reduce::{SecurityGroupPolicy, SecurityGroupPolicySpec, SecurityGroups};
 pub use selector::Selector;
 

@@ -252,7 +252,7 @@ impl<'a> Work<'a> {
             security_groups: choice.groups.clone(),
             connection_tracking: timeouts(own, self.inputs.facts.tracking_defaults),
             on_rule_change: choice.on_rule_change,
-            audit: false,
+            audit: choice.audit,
         })
     }
 

@@ -151,7 +151,7 @@ fn row(pod: &PodStatus, agent: Option<&AgentPod>, format: Format, out: &Output) 
         Cell::new(&pod.name),
         match agent.filter(|agent| agent.state != AgentPodState::Sent && pod.state == PortState::Up) {
             Some(agent) => out.cell(format!("up, {}", because(agent)), Tone::Bad),
-            None => state(&pod.state, out),
+            None => state(pod, out),
         },
         Cell::new(first_few(&pod.addresses, addresses)),
         Cell::new(grouped(counters.rx)),
@@ -198,8 +198,9 @@ fn because(pod: &AgentPod) -> String {
     }
 }
 
-fn state(state: &PortState, out: &Output) -> Cell {
-    match state {
+fn state(pod: &PodStatus, out: &Output) -> Cell {
+    match &pod.state {
+        PortState::Up if pod.audit => out.cell("up, audit mode", Tone::Bad),
         PortState::Up => out.cell("up", Tone::Good),
         PortState::Down(reason) => out.cell(format!("down: {reason}"), Tone::Bad),
     }
@@ -224,7 +225,7 @@ fn show(pod: &Joined, out: &mut Output) -> Result<(), CliError> {
     let counters = &pod.counters;
     let mut fields = vec![
         ("pod", Cell::new(&pod.name)),
-        ("state", state(&pod.state, out)),
+        ("state", state(pod, out)),
         ("branch ENI", Cell::new(format!("{}, VLAN {}, {}", pod.eni_id, pod.vlan, pod.mac))),
         ("addresses", Cell::new(listed(&pod.addresses))),
         ("security groups", Cell::new(listed(&pod.security_groups))),

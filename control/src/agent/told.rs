@@ -28,7 +28,9 @@ impl Told {
         let reason = pod.reason.clone().unwrap_or_default();
         match pod.state {
             AgentPodState::Sent => in_force.then(|| {
-                event("SecurityGroupsEnforced", false, format!("The switch of this node enforces {groups}"))
+                let note = pod.reason.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
+                let message = format!("The switch of this node enforces {groups}{note}");
+                event("SecurityGroupsEnforced", false, message)
             }),
             AgentPodState::Partial => in_force.then(|| {
                 event("SecurityGroupsUnresolved", true, format!("Enforced: {groups}, but {reason}"))

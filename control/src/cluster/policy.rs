@@ -17,6 +17,9 @@ pub const GROUPS_ANNOTATION: &str = "espalier.dev/groups";
 /// `keep` or `revoke`: what becomes of tracked flows of the policy's pods when their rules change.
 pub const ON_RULE_CHANGE_ANNOTATION: &str = "espalier.dev/on-rule-change";
 
+/// `true` or `false`: whether what the policy's pods are denied passes and is only reported.
+pub const AUDIT_ANNOTATION: &str = "espalier.dev/audit";
+
 /// A policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -32,6 +35,8 @@ pub struct Policy {
     pub named_groups: BTreeSet<GroupSelector>,
     /// What becomes of tracked flows.
     pub on_rule_change: OnRuleChange,
+    /// Whether its pods may be in audit mode.
+    pub audit: bool,
     /// Whether it takes part at all.
     pub valid: bool,
     /// What is wrong with it.
@@ -52,6 +57,7 @@ impl Policy {
             groups: Vec::new(),
             named_groups: BTreeSet::new(),
             on_rule_change: OnRuleChange::Keep,
+            audit: false,
             valid: true,
             problems: Vec::new(),
         };
@@ -67,6 +73,14 @@ impl Policy {
             Some(other) => policy.complain(
                 ProblemReason::PolicyInvalid,
                 format!("annotation {ON_RULE_CHANGE_ANNOTATION} is {other:?}: expected keep or revoke; keep is used"),
+            ),
+        }
+        match annotation(AUDIT_ANNOTATION).map(String::as_str) {
+            None | Some("false") => {}
+            Some("true") => policy.audit = true,
+            Some(other) => policy.complain(
+                ProblemReason::PolicyInvalid,
+                format!("annotation {AUDIT_ANNOTATION} is {other:?}: expected true or false; false is used"),
             ),
         }
         policy.judge();
@@ -227,6 +241,19 @@ mod tests {
         assert!(policy.problems[0].message.contains("groupIds[0]"), "{:?}", policy.problems);
         let none = spec(serde_json::json!({"podSelector": {}, "securityGroups": {"groupIds": ["web"]}}));
         assert!(none.valid && none.groups.is_empty());
+    }
+
+    #[test]
+    fn only_the_word_true_puts_pods_into_audit_mode() {
+        for (text, audit, problems) in
+            [("true", true, 0), ("false", false, 0), ("True", false, 1), ("", false, 1)]
+        {
+            let policy = policy(serde_json::json!({
+                "metadata": {"namespace": "shop", "name": "web", "annotations": {AUDIT_ANNOTATION: text}},
+                "spec": {"podSelector": {}, "securityGroups": {"groupIds": ["sg-1"]}}}));
+            assert_eq!((policy.audit, policy.problems.len()), (audit, problems), "{text:?}");
+            assert!(policy.valid);
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Choice {
     pub(super) policies: Vec<String>,
     /// What becomes of tracked flows.
     pub(super) on_rule_change: OnRuleChange,
+    /// Whether what the groups deny passes and is only reported.
+    pub(super) audit: bool,
     /// Why the pod cannot be drafted yet.
     pub(super) waiting: Option<String>,
     /// Whether it waits for an answer that is under way.
@@ -38,6 +40,8 @@ pub(super) fn choose(inputs: &Inputs, pod: &PodFacts) -> Choice {
     if selecting.iter().any(|policy| policy.on_rule_change == OnRuleChange::Revoke) {
         choice.on_rule_change = OnRuleChange::Revoke;
     }
+    // One policy cannot take the protection away that another gives.
+    choice.audit = !selecting.is_empty() && selecting.iter().all(|policy| policy.audit);
     let by_policy = !selecting.is_empty() && inputs.rules.group_source == GroupSource::Policy;
     match &pod.branch {
         Some(Ok(branch)) if !by_policy => of_interface(inputs, &branch.eni_id, &mut choice),
@@ -46,6 +50,9 @@ pub(super) fn choose(inputs: &Inputs, pod: &PodFacts) -> Choice {
     if matches!(pod.branch, Some(Ok(_))) {
         if selecting.is_empty() && inputs.rules.group_source == GroupSource::Policy {
             choice.note = Some("no policy selects it: it has the groups of its branch ENI".to_owned());
+        }
+        if choice.audit {
+            choice.note = Some("audit mode: what its groups deny passes and is reported".to_owned());
         }
         check_known(inputs, pod, &mut choice);
     }

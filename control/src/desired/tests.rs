@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
 use super::*;
-use crate::cluster::{Labels, ObjectName, Policy};
+use crate::cluster::{AUDIT_ANNOTATION, Labels, ObjectName, Policy};
 use crate::facts::InterfaceFacts;
 use espalier_api::{Generation, SecurityGroup};
 use std::sync::Arc;
@@ -269,7 +269,10 @@ const GOOD: &str = r#"[{"eniId":"eni-1","ifAddress":"06:00:00:00:00:01","private
     "subnetCidr":"10.0.1.0/24"}]"#;
 
 fn add_policy(cluster: &mut Cluster, spec: serde_json::Value) {
-    let object = serde_json::json!({"metadata": {"namespace": "x", "name": "policy"}, "spec": spec});
+    add_object(cluster, serde_json::json!({"metadata": {"namespace": "x", "name": "policy"}, "spec": spec}));
+}
+
+fn add_object(cluster: &mut Cluster, object: serde_json::Value) {
     let policy = Policy::new(&serde_json::from_value(object).unwrap());
     cluster.policies.insert(policy.name.clone(), Arc::new(policy));
 }
@@ -369,6 +372,34 @@ fn a_pod_that_should_have_groups_and_has_none_is_reported_and_denied_where_set()
             draft.pods.values().map(|pod| (pod.vlan.get(), pod.security_groups[0].as_str())).collect();
         assert_eq!(denied, if state == AgentPodState::Denied { vec![(4094, "sg-denied")] } else { vec![] });
         assert!(draft.groups.values().all(|group| group.rules.is_empty()));
+    }
+}
+
+#[test]
+fn a_pod_is_in_audit_mode_where_all_its_policies_say_so() {
+    for source in [GroupSource::Eni, GroupSource::Policy] {
+        for (policies, audit) in
+            [(&[][..], false), (&["true"], true), (&["true", "true"], true), (&["true", "false"], false)]
+        {
+            let mut cluster = with(GOOD);
+            for (index, text) in policies.iter().enumerate() {
+                add_object(
+                    &mut cluster,
+                    serde_json::json!({
+                        "metadata": {"namespace": "x", "name": format!("policy{index}"),
+                            "annotations": {AUDIT_ANNOTATION: text}},
+                        "spec": {"podSelector": {}, "securityGroups": {"groupIds": ["sg-1"]}}}),
+                );
+            }
+            let desired = run(source, &cluster, &facts(&[]), None);
+            assert_eq!(
+                desired.draft.unwrap().pods[&"x/p".parse().unwrap()].audit,
+                audit,
+                "{source:?} {policies:?}"
+            );
+            let reason = desired.pods[0].reason.as_deref().unwrap_or_default();
+            assert_eq!(reason.starts_with("audit mode"), audit, "{reason}");
+        }
     }
 }
 

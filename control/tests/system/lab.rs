@@ -255,10 +255,12 @@ async fn without_a_cloud_files_do_and_a_pod_without_its_groups_is_denied_where_s
                 "labels": {"app": if app.is_empty() { "server" } else { app }}},
             "spec": {"containers": []}, "status": {"podIP": pod.addresses[0]}})
     };
-    let policy = |name: &str, groups: serde_json::Value| {
+    let policy = |name: &str, groups: &str, audit: bool| {
+        let annotations = json!({"espalier.dev/groups": groups, "espalier.dev/audit": audit.to_string()});
         json!({"apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
-            "metadata": {"namespace": "t", "name": name, "annotations": {"espalier.dev/groups": groups}},
+            "metadata": {"namespace": "t", "name": name, "annotations": annotations},
             "spec": {"podSelector": {"matchLabels": {"app": name}}}})
+        .to_string()
     };
     let rules = |port: u16| {
         json!({"SecurityGroups": [
@@ -274,8 +276,8 @@ async fn without_a_cloud_files_do_and_a_pod_without_its_groups_is_denied_where_s
     std::fs::write(facts.join("groups.json"), rules(PORTS[0])).unwrap();
     std::fs::write(objects.join("a.json"), pod(0, "client").to_string()).unwrap();
     std::fs::write(objects.join("b.json"), pod(1, "server").to_string()).unwrap();
-    std::fs::write(objects.join("c.json"), policy("client", json!("name=client")).to_string()).unwrap();
-    std::fs::write(objects.join("s.json"), policy("server", json!("tag:tier=server")).to_string()).unwrap();
+    std::fs::write(objects.join("c.json"), policy("client", "name=client", false)).unwrap();
+    std::fs::write(objects.join("s.json"), policy("server", "tag:tier=server", false)).unwrap();
     site.flag("--kubernetes", &objects);
     site.flag("--ec2", &facts);
     site.start_agent();
@@ -284,6 +286,18 @@ async fn without_a_cloud_files_do_and_a_pod_without_its_groups_is_denied_where_s
     std::fs::write(facts.join("groups.json"), rules(PORTS[1])).unwrap();
     site.until_connects("t/a", B, PORTS[1], true);
     site.until_connects("t/a", B, PORTS[0], false);
+
+    // In audit mode what is denied passes, and the switch says for how long that is so.
+    let audits = |site: &Site| {
+        let problems = site.lab.control().status().unwrap().problems;
+        problems.iter().any(|problem| problem.starts_with("pod t/b is in audit mode"))
+    };
+    std::fs::write(objects.join("s.json"), policy("server", "tag:tier=server", true)).unwrap();
+    site.until_connects("t/a", B, PORTS[0], true);
+    assert!(audits(&site));
+    std::fs::write(objects.join("s.json"), policy("server", "tag:tier=server", false)).unwrap();
+    site.until_connects("t/a", B, PORTS[0], false);
+    assert!(!audits(&site));
 
     // A file that is cut short is named, and what it said before stays.
     std::fs::write(facts.join("groups.json"), &rules(PORTS[0])[..40]).unwrap();

@@ -82,14 +82,11 @@ impl Manager {
         let snapshot = &self.enforced.as_ref()?.snapshot;
         let pods: Vec<_> = snapshot.pods.iter().filter(|pod| snapshot.audits(pod)).collect();
         let first = &pods.first()?.name;
-        let count = pods.len();
-        Some(format!(
-            "{count} pods are in audit mode ({first}{}): what their security groups deny passes",
-            match count {
-                1 => "",
-                _ => " …",
-            }
-        ))
+        let whose = match pods.len() {
+            1 => format!("pod {first} is"),
+            count => format!("{count} pods ({first} …) are"),
+        };
+        Some(format!("{whose} in audit mode: what their security groups deny passes"))
     }
 
     fn start_recorder(&self, published: Published) -> Result<Recorder, ManagerError> {

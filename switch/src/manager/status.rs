@@ -176,6 +176,7 @@ impl Manager {
                 (pod.veth.clone(), PortState::Down(reason.clone()), None, Default::default())
             }
         };
+        let audit = self.enforced.as_ref().is_some_and(|enforced| enforced.snapshot.audits(pod));
         PodStatus {
             name: pod.name.clone(),
             eni_id: pod.eni_id.clone(),
@@ -185,6 +186,7 @@ impl Manager {
             security_groups: pod.security_groups.clone(),
             veth,
             state,
+            audit,
             xdp,
             tuning,
             gateway_mac: link.gateway_mac.and_then(Mac::new),
