@@ -67,6 +67,9 @@ pub struct WatchedPacket {
     /// Whether it was lost on its way out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outbound: bool,
+    /// Whether another worker had it before, whose pod sent it, and showed it too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handed_over: bool,
     /// VLAN of its branch, if it came by the trunk; the tag is not in the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
@@ -138,6 +141,7 @@ mod tests {
             worker: 0,
             interface: "eth1".into(),
             outbound: false,
+            handed_over: false,
             vlan: Some(7),
             len: 3,
             data: vec![0, 255, 7],

@@ -3,7 +3,7 @@
 //! Started by `espalier replay`. Deterministic: time is the file's, the shard is a fresh one. What cannot be compared is
 //! counted and left out: drops for want of room or of a neighbour, and flows that began before the capture did.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use clap::Parser;
 use espalier_api::filter::{Fate, Headers};
 use espalier_api::watch::Record;
-use espalier_api::{Direction, InputError, PodName, QueryProtocol, Snapshot, file};
+use espalier_api::{InputError, PodName, QueryProtocol, Snapshot, file};
 use serde::Serialize;
 
 use crate::flow::PodSlot;
 use crate::observe::Sample;
+use crate::packet::Fragment;
 use crate::reason::DropReason;
 use crate::step::From;
 
@@ -100,7 +101,9 @@ struct Judged {
 /// Replays, and tells. Whether nothing differs.
 pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<bool, ReplayError> {
     let snapshot = file::load(&args.snapshot)?;
-    let captured = reader::read(&args.file)?;
+    let mut captured = reader::read(&args.file)?;
+    // A capture has what several workers told, each in its own order.
+    captured.sort_by_key(|packet| packet.unix_ns);
     let found = Replay::new(&snapshot, &args.pod)?.all(&captured);
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &found).map_err(io::Error::from)?;
@@ -138,17 +141,32 @@ fn tell(found: &Found, out: &mut impl Write) -> io::Result<()> {
 struct Replay<'a> {
     stage: Stage,
     snapshot: &'a Snapshot,
-    pod: (&'a PodName, PodSlot, u16),
+    pod: (PodSlot, u16),
     /// Both ends of flows whose first packet was in the capture.
     begun: HashSet<Flow>,
+    /// What first fragments mean for the later ones, which do not say what flow they are of.
+    firsts: HashMap<Datagram, Standing>,
+    /// What the workers recorded that packets were handed over to, by the frame as it came there.
+    seconds: HashMap<Vec<u8>, VecDeque<&'a Record>>,
     found: Found,
 }
+
+/// Whether a recorded verdict can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Compared,
+    BegunBefore,
+    NotOfRules,
+}
+
+/// Source, destination and identification of a packet in fragments.
+type Datagram = (Option<(IpAddr, IpAddr)>, u32);
 
 /// Protocol and both ends, whichever sends.
 type Flow = (Option<u8>, [Option<(IpAddr, Option<u16>)>; 2]);
 
 impl<'a> Replay<'a> {
-    fn new(snapshot: &'a Snapshot, name: &'a PodName) -> Result<Self, InputError> {
+    fn new(snapshot: &'a Snapshot, name: &PodName) -> Result<Self, InputError> {
         let slot = snapshot.pods.iter().position(|pod| pod.name == *name);
         let index = slot.ok_or_else(|| {
             InputError::new(
@@ -156,15 +174,26 @@ impl<'a> Replay<'a> {
                 format!("{name} is not in the snapshot: `espalier pods` lists those of a switch"),
             )
         })?;
-        let pod = (name, PodSlot(index as u16), snapshot.pods[index].vlan.get());
+        let pod = (PodSlot(index as u16), snapshot.pods[index].vlan.get());
         let stage = Stage::new(snapshot)?;
-        Ok(Self { stage, snapshot, pod, begun: HashSet::new(), found: Found::default() })
+        Ok(Self {
+            stage,
+            snapshot,
+            pod,
+            begun: HashSet::new(),
+            firsts: HashMap::new(),
+            seconds: HashMap::new(),
+            found: Found::default(),
+        })
     }
 
-    fn all(mut self, captured: &[Captured]) -> Found {
+    fn all(mut self, captured: &'a [Captured]) -> Found {
         for packet in captured {
             if let Some(slot) = self.sender(packet) {
                 self.stage.learn(slot, &packet.frame);
+            }
+            if let Some(record) = packet.record.as_ref().filter(|record| record.handed_over) {
+                self.seconds.entry(packet.frame.clone()).or_default().push_back(record);
             }
         }
         self.stage.settle();
@@ -203,27 +232,30 @@ impl<'a> Replay<'a> {
     }
 
     fn is_of_pod(&self, packet: &Captured) -> bool {
-        let (name, slot, vlan) = self.pod;
+        let (slot, vlan) = self.pod;
         let Some(record) = &packet.record else { return true };
+        // What another pod of the node sends to it says so only by its destination.
+        let to_pod = || {
+            let (_, destination) = Headers::of(&packet.frame).addresses?;
+            Some(self.snapshot.pods.get(slot.index())?.addresses.contains(&destination))
+        };
         record.vlan == Some(vlan)
             || self.sender(packet) == Some(slot)
-            || record.legs.iter().any(|leg| leg.pod == *name)
+            || record.vlan.is_none() && to_pod() == Some(true)
     }
 
     /// How the packet came to the switch; nothing for what did not, or was recorded before.
     fn arrival(&self, packet: &Captured) -> Option<(From, Vec<u8>)> {
         let Some(record) = &packet.record else {
-            return self.stage.told_by_addresses(self.pod.1, &packet.frame);
+            return self.stage.told_by_addresses(self.pod.0, &packet.frame);
         };
-        if record.outbound {
+        if record.outbound || record.handed_over {
             return None;
         }
         if let Some(vlan) = record.vlan {
             return Some((From::Trunk { vlan }, packet.frame.clone()));
         }
-        // The worker of the pod that gets it has noted it once more.
-        let second = record.legs.first().is_some_and(|leg| leg.direction == Direction::Ingress);
-        let slot = self.sender(packet).filter(|_| !second)?;
+        let slot = self.sender(packet)?;
         Some(self.stage.steered(slot, &packet.frame))
     }
 
@@ -232,25 +264,59 @@ impl<'a> Replay<'a> {
         let verdict = self.verdict(sample);
         let mut judged = Judged { frame: packet.number, packet: ends(&headers), verdict, recorded: None };
         if let Some(record) = &packet.record {
-            let flow = flow(&headers);
-            let known = record.legs.iter().any(|leg| leg.known);
-            let reason = record.reason.as_deref().and_then(DropReason::of_label);
-            if !known {
-                self.begun.insert(flow);
-            }
-            if known && !self.begun.contains(&flow) {
-                self.found.begun_before += 1;
-            } else if reason.is_some_and(DropReason::is_of_the_machine) {
-                self.found.not_of_rules += 1;
-            } else {
-                self.found.compared += 1;
-                if !same(record, sample) {
-                    judged.recorded = Some(recorded(record));
-                    self.found.differing.push(judged.clone());
+            let record = self.whole_record(packet, record);
+            match self.standing(&record, &headers, sample) {
+                Standing::BegunBefore => self.found.begun_before += 1,
+                Standing::NotOfRules => self.found.not_of_rules += 1,
+                Standing::Compared => {
+                    self.found.compared += 1;
+                    if !same(&record, sample) {
+                        judged.recorded = Some(recorded(&record));
+                        self.found.differing.push(judged.clone());
+                    }
                 }
             }
         }
         self.found.verdicts.push(judged);
+    }
+
+    /// With what the second worker recorded, if the packet was handed over.
+    fn whole_record(&mut self, packet: &Captured, record: &Record) -> Record {
+        let mut record = record.clone();
+        if record.fate == Fate::Forward
+            && let Some(second) = self.seconds.get_mut(&stage::handed_over(&packet.frame))
+            && let Some(second) = second.pop_front()
+        {
+            record.legs.extend(second.legs.iter().cloned());
+            (record.fate, record.reason) = (second.fate, second.reason.clone());
+        }
+        record
+    }
+
+    fn standing(&mut self, record: &Record, headers: &Headers, sample: &Sample) -> Standing {
+        let fragment = sample.parsed.map_or(Fragment::None, |packet| packet.fragment());
+        if let Fragment::Part { id, offset: 1.., .. } = fragment
+            && let Some(standing) = self.firsts.get(&(headers.addresses, id))
+        {
+            return *standing;
+        }
+        let flow = flow(headers);
+        let known = record.legs.iter().any(|leg| leg.known);
+        let reason = record.reason.as_deref().and_then(DropReason::of_label);
+        if !known {
+            self.begun.insert(flow);
+        }
+        let standing = if known && !self.begun.contains(&flow) {
+            Standing::BegunBefore
+        } else if reason.is_some_and(DropReason::is_of_the_machine) {
+            Standing::NotOfRules
+        } else {
+            Standing::Compared
+        };
+        if let Fragment::Part { id, .. } = fragment {
+            self.firsts.insert((headers.addresses, id), standing);
+        }
+        standing
     }
 
     /// In words.
@@ -267,9 +333,14 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Whether the verdict is the recorded one. Where the record ends with the sender's policy, that is what is compared.
+/// Whether the record ends with the sender's policy, where the receiver's was asked, too.
+fn ends_with_the_sender(record: &Record, sample: &Sample) -> bool {
+    record.fate == Fate::Forward && record.legs.len() == 1 && sample.legs.len() == 2
+}
+
+/// Whether the verdict is the recorded one.
 fn same(record: &Record, sample: &Sample) -> bool {
-    if record.fate == Fate::Forward && record.legs.len() == 1 && sample.legs.len() == 2 {
+    if ends_with_the_sender(record, sample) {
         return sample.legs.first().is_some_and(|leg| leg.verdict.is_ok());
     }
     let reason = sample.end.dropped().map(|reason| reason.label());

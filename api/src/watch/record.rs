@@ -20,6 +20,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// Whether it was lost on its way out, after another record that says it was sent on.
     pub outbound: bool,
+    /// Whether another worker had it before: there is another record, that says where it came from.
+    pub handed_over: bool,
     /// VLAN of its branch, if it came by the trunk.
     pub vlan: Option<u16>,
     /// The generation of the rules.
@@ -38,6 +40,7 @@ impl From<&WatchedPacket> for Record {
             fate: packet.fate,
             reason: packet.reason.clone(),
             outbound: packet.outbound,
+            handed_over: packet.handed_over,
             vlan: packet.vlan,
             generation: packet.generation,
             to: packet.to.clone(),
@@ -59,6 +62,9 @@ impl fmt::Display for Record {
         }
         if self.outbound {
             write!(f, " lost=outbound")?;
+        }
+        if self.handed_over {
+            write!(f, " from=worker")?;
         }
         write!(f, " generation={} worker={}", self.generation, self.worker)?;
         if let Some(vlan) = self.vlan {
@@ -90,6 +96,7 @@ impl FromStr for Record {
             fate: Fate::Consumed,
             reason: None,
             outbound: false,
+            handed_over: false,
             vlan: None,
             generation: Generation(0),
             to: None,
@@ -117,6 +124,7 @@ impl Record {
         match key {
             "reason" => self.reason = Some(value.to_owned()),
             "lost" => self.outbound = true,
+            "from" => self.handed_over = true,
             "generation" => self.generation = Generation(value.parse().ok()?),
             "worker" => self.worker = value.parse().ok()?,
             "vlan" => self.vlan = Some(value.parse().ok()?),
@@ -159,6 +167,7 @@ mod tests {
             fate: Fate::Drop,
             reason: Some("denied-ingress".to_owned()),
             outbound: false,
+            handed_over: true,
             vlan: Some(7),
             generation: Generation(12),
             to: None,
@@ -168,7 +177,7 @@ mod tests {
         let text = record.to_string();
         assert_eq!(
             text,
-            "verdict=drop reason=denied-ingress generation=12 worker=1 vlan=7 pod=shop/web direction=egress \
+            "verdict=drop reason=denied-ingress from=worker generation=12 worker=1 vlan=7 pod=shop/web direction=egress \
              policy=allow flow=known rule=sgr-1 group=sg-1 pod=shop/db direction=ingress policy=deny flow=new"
         );
         assert_eq!(text.parse(), Ok(record));

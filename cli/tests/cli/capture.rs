@@ -17,13 +17,13 @@ use crate::support::{Run, espalier, eventually, run};
 const DENIED: usize = 300;
 
 /// A capture that runs, with its file.
-struct Capture {
+pub(crate) struct Capture {
     child: Child,
     socket: String,
 }
 
 impl Capture {
-    fn start(name: &Name, args: &[&str]) -> Self {
+    pub(crate) fn start(name: &Name, args: &[&str]) -> Self {
         let socket = format!("{}/switch.sock", name.folder());
         let mut command = espalier();
         command.arg("capture").args(args).args(["--socket", &socket]);
@@ -32,7 +32,7 @@ impl Capture {
     }
 
     /// Ctrl-C.
-    fn end(self) -> Run {
+    pub(crate) fn end(self) -> Run {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         self.wait()
@@ -66,7 +66,7 @@ fn tshark(file: &Path, fields: &[&str]) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect()
 }
 
-fn packets_in(file: &Path) -> usize {
+pub(crate) fn packets_in(file: &Path) -> usize {
     if fs::metadata(file).map_or(0, |metadata| metadata.len()) == 0 {
         0
     } else {

@@ -11,6 +11,7 @@ mod help;
 mod lab;
 mod offline;
 mod refusals;
+mod replay;
 mod shell;
 mod support;
 mod switch;

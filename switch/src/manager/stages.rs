@@ -51,6 +51,7 @@ impl<'a> Narrator<'a> {
             worker,
             interface: self.interface(self.port_of(sample)),
             outbound,
+            handed_over: sample.from == Some(From::Peer(Handed::Pod)),
             vlan: match sample.from {
                 Some(From::Trunk { vlan } | From::Peer(Handed::Trunk { vlan })) => Some(vlan),
                 _ => None,
