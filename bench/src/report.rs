@@ -105,7 +105,9 @@ impl fmt::Display for Report {
         for Row { case, subject, median, p25, p75, unit, .. } in &self.rows {
             writeln!(f, "{case:<44} {subject:<24} {median:>10.2} {p25:>10.2} {p75:>10.2} {unit}")?;
         }
-        writeln!(f, "\n{:<72} {:>10} {:>10}", "goal", "want", "got")?;
+        if !self.goals.is_empty() {
+            writeln!(f, "\n{:<72} {:>10} {:>10}", "goal", "want", "got")?;
+        }
         for Goal { goal, want, got, met } in &self.goals {
             let mark = if *met { "met" } else { "missed" };
             writeln!(f, "{goal:<72} {want:>10.2} {got:>10.2} {mark}")?;

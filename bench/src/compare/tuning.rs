@@ -1,6 +1,6 @@
 //! `compare tuning`: what each knob of the switch's `--pod-tuning` buys in TCP throughput, alone and with the others.
 //!
-//! Called by main.rs. One lab with MTU 1500; each round starts the real switch once for each setting, another one first each
+//! Called by main.rs. One lab for each MTU; each round starts the real switch once for each setting, another one first each
 //! time, its one worker on one core and everything else (the pods, the VPC, iperf3) on another. Everything made is gone at
 //! the end.
 
@@ -30,15 +30,18 @@ const WORKER_CORE: &str = "1";
 const SECONDS: &str = "2";
 /// How long a transfer's other end may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// MTU of Ethernet, and of a VPC.
+const MTUS: [u32; 2] = [1500, 9001];
 /// Without any tuning.
 const OFF: &str = "off";
 /// The settings, as `--pod-tuning` has them.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
     OFF,
     "gro",
     "gro,threaded-napi",
     "qdisc",
     "no-tx-checksum",
+    "qdisc,no-tx-checksum",
     "gro,qdisc",
     "gro,threaded-napi,qdisc,no-tx-checksum",
 ];
@@ -78,32 +81,41 @@ pub fn run(rounds: usize) -> Result<Report> {
     ensure!(cores > 1, "this takes two cores, one for the pods and one for the worker; {cores} is here");
     let switch = SWITCH.build()?;
     LAB_VPC.build()?;
-    let scenario = Scenario::parse(SITE)?;
-    let snapshot = scenario.snapshot()?;
-    let name = format!("bt{}", std::process::id()).parse().map_err(anyhow::Error::msg)?;
-    let mut lab = Lab::network(&Options { name, mtu: Some(1500), ..Options::default() }, scenario)?;
-    let snapshot = named(snapshot, &lab)?;
     let mut samples = Samples::new();
-    for round in 0..rounds {
-        for number in 0..SETTINGS.len() {
-            let setting = SETTINGS[(number + round) % SETTINGS.len()];
-            tell(&format!("round {} of {rounds}: {setting}", round + 1));
-            start(&mut lab, &switch, &snapshot, setting)?;
-            for (way, from, to, address) in WAYS {
-                let moved = transfer(lab.namespace(from)?, lab.namespace(to)?, address)?;
-                for (what, unit, value) in moved.told() {
-                    let entry = samples.entry((format!("tuning/{way}/1500{what}"), setting));
-                    entry.or_insert((unit, Vec::new())).1.push(value);
-                }
-            }
-            end_child(lab.switch_process().context("the switch runs")?);
-        }
+    for mtu in MTUS {
+        measure(&switch, mtu, rounds, &mut samples)?;
     }
     let mut report = Report::new();
     for ((case, setting), (unit, values)) in samples {
         report.row(&case, setting, unit, Quartiles::of(values));
     }
     Ok(report)
+}
+
+/// All settings in turns, in one lab.
+fn measure(switch: &PathBuf, mtu: u32, rounds: usize, samples: &mut Samples) -> Result<()> {
+    let scenario = Scenario::parse(SITE)?;
+    let snapshot = scenario.snapshot()?;
+    let name = format!("bt{}", std::process::id()).parse().map_err(anyhow::Error::msg)?;
+    let mut lab = Lab::network(&Options { name, mtu: Some(mtu), ..Options::default() }, scenario)?;
+    let snapshot = named(snapshot, &lab)?;
+    for round in 0..rounds {
+        for number in 0..SETTINGS.len() {
+            let setting = SETTINGS[(number + round) % SETTINGS.len()];
+            tell(&format!("MTU {mtu}, round {} of {rounds}: {setting}", round + 1));
+            start(&mut lab, switch, &snapshot, setting)?;
+            for (way, from, to, address) in WAYS {
+                let moved = transfer(lab.namespace(from)?, lab.namespace(to)?, address)?;
+                for (what, unit, value) in moved.told() {
+                    let entry = samples.entry((format!("tuning/{way}/{mtu}{what}"), setting));
+                    entry.or_insert((unit, Vec::new())).1.push(value);
+                }
+            }
+            end_child(lab.switch_process().context("the switch runs")?);
+        }
+    }
+    lab.remove()?;
+    Ok(())
 }
 
 /// The snapshot with the pods' namespaces, which tuning needs, and the pods' veths as a runtime makes them: without the
