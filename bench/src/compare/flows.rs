@@ -19,6 +19,7 @@ mod goals;
 mod kernel;
 mod lookup;
 mod packets;
+mod watched;
 mod world;
 
 /// Packets that go through the step at once, as in the worker.
@@ -61,6 +62,7 @@ pub fn run(allocator: Allocator, runs: usize) -> Result<Report> {
     for (case, flows) in FRESH {
         fresh::run(&mut report, allocator, &mut allocated, (case, flows), runs)?;
     }
+    watched::run(&mut report, runs)?;
     let each = allocated.allocations as f64 / allocated.packets as f64;
     report.row(ALLOCATIONS, "espalier", "allocations", Quartiles::of(vec![each]));
     memory(&mut report, allocator)?;

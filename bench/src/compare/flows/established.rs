@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::report::Report;
 
 /// Bytes between two frames that lie side by side.
-const STRIDE: usize = 128;
+pub(super) const STRIDE: usize = 128;
 /// Bytes between two frames of the UMEM. Their headers then share a few sets of the caches.
 const UMEM_STRIDE: usize = 4096;
 
@@ -29,8 +29,8 @@ const SUBJECTS: [(&str, bool, u8, usize); 5] = [
 ];
 
 /// One kind of packet on a table of its flows.
-struct Load<'f> {
-    world: World<'f>,
+pub(super) struct Load<'f> {
+    pub(super) world: World<'f>,
     batches: Vec<Batch<'f>>,
     template: Template,
     random: Random,
@@ -72,24 +72,46 @@ pub(super) fn batches<'f>(mut frames: impl Iterator<Item = Frame<'f>>) -> Vec<Ba
 }
 
 impl<'f> Load<'f> {
-    fn new(flows: u32, v6: bool, protocol: u8, frames: impl Iterator<Item = Frame<'f>>) -> Result<Self> {
+    pub(super) fn new(
+        flows: u32,
+        v6: bool,
+        protocol: u8,
+        frames: impl Iterator<Item = Frame<'f>>,
+    ) -> Result<Self> {
+        let mut load = Self::without_flows(flows, v6, protocol, frames)?;
+        load.world.establish(flows, v6, protocol)?;
+        Ok(load)
+    }
+
+    /// Packets of flows that nobody has begun.
+    pub(super) fn without_flows(
+        flows: u32,
+        v6: bool,
+        protocol: u8,
+        frames: impl Iterator<Item = Frame<'f>>,
+    ) -> Result<Self> {
         let config = if v6 { sized(1, 2 * flows) } else { sized(2 * flows, 1) };
-        let mut world = World::new(&node()?, &config)?;
-        world.establish(flows, v6, protocol)?;
+        let world = World::new(&node()?, &config)?;
         let template = Template::new(v6, protocol, ACK)?;
         let (batches, random) = (batches(frames), Random::new(52));
         Ok(Self { world, batches, template, random, flows, v6, protocol })
     }
 
-    /// One run: each round its packets are written, then timed.
     fn sample(&mut self) -> Result<f64> {
+        let spent = self.rounds(|| {});
+        self.world.all_forwarded()?;
+        Ok(spent)
+    }
+
+    /// One run: each round its packets are written, then timed; nanoseconds a packet. `between` is not timed.
+    pub(super) fn rounds(&mut self, mut between: impl FnMut()) -> f64 {
         let mut spent = 0.0;
         for _ in 0..ROUNDS {
             self.write();
             spent += self.world.round(&mut self.batches);
+            between();
         }
-        self.world.all_forwarded()?;
-        Ok(spent / ROUNDS as f64)
+        spent / ROUNDS as f64
     }
 
     /// Even batches come from the trunk for any pods, odd ones from one pod.

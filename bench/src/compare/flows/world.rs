@@ -12,6 +12,7 @@ use espalier_switch::flow::{
     FlowConfig, FlowTable, NewFlow, Now, PacketFacts, PodSlot, Timeouts, tcp_flag::ACK, tcp_flag::SYN,
 };
 use espalier_switch::neighbour::HostEnd;
+use espalier_switch::reason::DropReason;
 use espalier_switch::step::{Memory, Outcome, Shard, ShardParts, step};
 use espalier_switch::tables::Tables;
 
@@ -162,6 +163,19 @@ impl<'f> World<'f> {
                 }
             }
         })
+    }
+
+    /// Fails if policy let any packet so far pass.
+    pub(super) fn all_denied(&self) -> Result<()> {
+        let totals = &self.shard.counters.totals;
+        let denied =
+            [DropReason::DeniedIngress, DropReason::DeniedEgress].map(|reason| totals.dropped.of(reason));
+        ensure!(
+            totals.rx == denied.iter().sum::<u64>(),
+            "of {} packets only {denied:?} were denied in and out",
+            totals.rx
+        );
+        Ok(())
     }
 
     /// Fails if any packet so far was not forwarded.
