@@ -121,6 +121,7 @@ impl Manager {
     /// Sets up memory and steering; the workers start with the first snapshot. The pinned steering of an earlier switch is
     /// taken over.
     pub fn start(config: Config) -> Result<Self, ManagerError> {
+        muster::check_cores(&config)?;
         let umem_config = UmemConfig {
             frames: config.frames,
             hugepages: config.hugepages.into(),

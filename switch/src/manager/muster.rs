@@ -7,7 +7,7 @@ use espalier_api::InputError;
 use espalier_xsk::{InterfaceRef, ethtool};
 
 use super::{Manager, ManagerError};
-use crate::config::Cores;
+use crate::config::{Config, Cores};
 use crate::worker::{Crew, CrewConfig, FillConfig, WorkerConfig};
 
 impl Manager {
@@ -50,14 +50,6 @@ impl Manager {
         let wanted = self.config.workers.map(usize::from);
         let cores: Vec<Option<usize>> = match &self.config.cores {
             Some(Cores::Unpinned) => vec![None; wanted.unwrap_or(1)],
-            Some(Cores::Pinned(cores)) if wanted.is_some_and(|wanted| wanted > cores.len()) => {
-                let message = format!(
-                    "{} for {} workers: give each its own core",
-                    cores.len(),
-                    wanted.unwrap_or_default()
-                );
-                return Err(InputError::new("cores", message));
-            }
             Some(Cores::Pinned(cores)) => {
                 cores.iter().copied().map(Some).take(wanted.unwrap_or(usize::MAX)).collect()
             }
@@ -87,6 +79,23 @@ impl Manager {
                 pods: (config.frames / 2).saturating_sub(of_trunk),
             },
         }
+    }
+}
+
+/// Refuses cores that the workers cannot be pinned to, one each.
+pub(super) fn check_cores(config: &Config) -> Result<(), InputError> {
+    let Some(Cores::Pinned(cores)) = &config.cores else { return Ok(()) };
+    let refuse = |message| Err(InputError::new("cores", message));
+    if let Some(workers) = config.workers.map(usize::from).filter(|workers| *workers > cores.len()) {
+        return refuse(format!("{} for {workers} workers: give each its own core", cores.len()));
+    }
+    let (own, _) = own_cores();
+    match cores.iter().find(|core| !own.contains(core)) {
+        Some(core) => refuse(format!(
+            "core {core} is not one that this process may use: choose of {}, or `none`",
+            own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        )),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use espalier_lab::Scenario;
 use serde_json::{Value, json};
 
 use crate::request::{Reply, put_snapshot, send};
-use crate::site::{OPEN, Site};
+use crate::site::{OPEN, SWITCH, Site};
 
 /// Nobody's user and group on Debian.
 const NOBODY: u32 = 65534;
@@ -180,4 +180,19 @@ fn status_as(socket: &Path, user: u32, group: u32) -> String {
     command.args(["-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket"]).arg(socket);
     let output = command.arg("http://switch/v1/status").uid(user).gid(group).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn cores_that_no_worker_can_have_are_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("switch.sock");
+    for (flags, wanted) in [
+        (&["--cores", "8000"][..], "cores: core 8000 is not one that this process may use"),
+        (&["--cores", "0", "--workers", "2"], "cores: 1 for 2 workers: give each its own core"),
+    ] {
+        let output = Command::new(SWITCH).arg("--socket").arg(&socket).args(flags).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(wanted), "{said}");
+    }
 }
