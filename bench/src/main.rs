@@ -3,6 +3,7 @@
 //! Exits 0 when everything could be measured, whatever the numbers say, and 1 when something could not.
 
 use std::alloc::System;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -33,7 +34,7 @@ enum Command {
         json: bool,
         /// Runs of each subject [default: 15, of datapath and tuning 5]
         #[arg(long, visible_alias = "rounds")]
-        runs: Option<usize>,
+        runs: Option<NonZeroUsize>,
         /// Of datapath: measure a few cases for a moment each.
         #[arg(long)]
         quick: bool,
@@ -62,13 +63,13 @@ fn main() -> Result<ExitCode> {
         let message = "--quick and --only are options of `compare datapath`";
         Arguments::command().error(ErrorKind::ArgumentConflict, message).exit();
     }
-    let micro = runs.unwrap_or(15).max(1);
+    let runs_or = |usual| runs.map_or(usual, NonZeroUsize::get);
     let report = match area {
-        Area::Rules => compare::rules::run(ALLOCATOR, micro)?,
-        Area::Tuning => compare::tuning::run(runs.unwrap_or(5).max(1))?,
-        Area::Flows => compare::flows::run(ALLOCATOR, micro)?,
+        Area::Rules => compare::rules::run(ALLOCATOR, runs_or(15))?,
+        Area::Tuning => compare::tuning::run(runs_or(5))?,
+        Area::Flows => compare::flows::run(ALLOCATOR, runs_or(15))?,
         Area::Datapath => {
-            let rounds = runs.unwrap_or(if quick { 1 } else { 5 }).max(1);
+            let rounds = runs_or(if quick { 1 } else { 5 });
             datapath::run(&datapath::Options { rounds, quick, only })?
         }
     };
