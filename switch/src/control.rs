@@ -166,7 +166,7 @@ async fn agent(State(App { manager, leases, stopping, .. }): State<App>, uri: Ur
     };
     let generation = tokio::task::spawn_blocking(move || {
         let manager = manager.lock().unwrap_or_else(PoisonError::into_inner);
-        manager.snapshot().map(|snapshot| snapshot.generation)
+        manager.snapshot().ok().map(|snapshot| snapshot.generation)
     });
     match generation.await {
         Ok(generation) => lease.into_body(generation, stopping).into_response(),
@@ -193,11 +193,7 @@ async fn groups(State(manager): State<Shared>) -> Response {
 }
 
 async fn snapshot(State(manager): State<Shared>) -> Response {
-    ask(manager, |manager| {
-        let none = InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`");
-        Ok(manager.snapshot().cloned().ok_or(none)?)
-    })
-    .await
+    ask(manager, |manager| Ok(manager.snapshot()?.clone())).await
 }
 
 async fn rules(
@@ -207,8 +203,7 @@ async fn rules(
     let Ok(pod) = format!("{namespace}/{name}").parse::<PodName>() else {
         return refused(StatusCode::BAD_REQUEST, "pod", "expected namespace/name");
     };
-    let unknown = format!("{pod} is not in the enforced snapshot: `espalier pods` lists those that are");
-    ask(manager, move |manager| Ok(manager.rules(&pod).ok_or(InputError::new("pod", unknown))?)).await
+    ask(manager, move |manager| Ok(manager.rules(&pod)?)).await
 }
 
 async fn show_metrics(State(App { metrics, .. }): State<App>) -> Response {

@@ -120,11 +120,6 @@ impl<T> Listener<T> {
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
-
-    /// Whether the worker has let go of its end.
-    pub fn is_abandoned(&self) -> bool {
-        self.ring.is_abandoned()
-    }
 }
 
 /// A ring for so many facts.

@@ -217,6 +217,12 @@ impl Manager {
         Vitals::clone(&self.vitals)
     }
 
+    /// What is in force.
+    fn enforced(&self) -> Result<&Enforced, InputError> {
+        let none = || InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`");
+        self.enforced.as_ref().ok_or_else(none)
+    }
+
     /// The workers; they run from the first snapshot on.
     fn crew(&self) -> Result<&Crew, ManagerError> {
         self.crew

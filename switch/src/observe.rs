@@ -5,7 +5,7 @@
 
 use espalier_api::Direction;
 use espalier_api::filter::Fate;
-use espalier_rules::{Decision, Tuple};
+use espalier_rules::Decision;
 
 use crate::counters::Blame;
 use crate::flow::{FlowRecord, Now, PodSlot};
@@ -84,8 +84,6 @@ pub struct LegSeen {
     pub slot: PodSlot,
     /// Towards it or from it.
     pub direction: Direction,
-    /// The packet as the policy sees it.
-    pub tuple: Tuple,
     /// The flow it was found to belong to; for an ICMP error, the flow that it is about.
     pub before: Option<FlowRecord>,
     /// That flow, or the one it began, afterwards.

@@ -26,9 +26,7 @@ impl Manager {
     }
 
     pub(super) fn known_pod(&self, name: &PodName) -> Result<&PodPort, String> {
-        self.pods.get(name).ok_or_else(|| {
-            format!("{name} is not in the enforced snapshot: `espalier pods` lists those that are")
-        })
+        self.pods.get(name).ok_or_else(|| unknown_pod(name))
     }
 
     pub(super) fn known_rule(&self, id: &RuleId) -> Result<Vec<RuleSpan>, String> {
@@ -47,6 +45,11 @@ impl Manager {
         }
         Ok(self.rule_names.spans_of_group(id))
     }
+}
+
+/// Why a pod cannot be meant.
+pub(super) fn unknown_pod(name: &PodName) -> String {
+    format!("{name} is not in the enforced snapshot: `espalier pods` lists those that are")
 }
 
 fn known_reason(label: &str) -> Result<DropReason, String> {

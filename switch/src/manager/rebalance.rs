@@ -30,8 +30,7 @@ impl Manager {
             let message = format!("there is no worker {to}: the last is {}", crew.count() - 1);
             return Err(InputError::new("worker", message).into());
         }
-        let message = format!("{pod} is not in the enforced snapshot: `espalier pods` lists those that are");
-        let port = self.pods.get(pod).ok_or_else(|| InputError::new("pod", message))?;
+        let port = self.known_pod(pod).map_err(|message| InputError::new("pod", message))?;
         let (slot, from) = (port.slot, port.home);
         let mut moved = Moved { pod: pod.clone(), from, to, flows: 0, flows_lost: 0, held_ms: 0.0 };
         if from == to {
@@ -76,8 +75,7 @@ impl Manager {
         if let Some(port) = self.pods.get_mut(pod) {
             port.home = home;
         }
-        let enforced = self.enforced.as_ref();
-        let enforced = enforced.ok_or_else(|| ManagerError::failed("no snapshot is enforced yet"))?;
+        let enforced = self.enforced()?;
         let pods = enforced.snapshot.pods.iter();
         let placed: Vec<PodSlot> =
             pods.filter_map(|pod| self.pods.get(&pod.name).map(|port| port.slot)).collect();

@@ -17,9 +17,7 @@ impl Manager {
     /// is enforced.
     pub(super) fn tell_recorder(&self, snapshot: &Arc<Snapshot>, placed: &[PodSlot], judge: &Judge) {
         let Some(recorder) = &self.recorder else { return };
-        let snapshot = Arc::clone(snapshot);
-        let published = Published { snapshot, placed: placed.to_vec(), judge: judge.clone() };
-        if let Err(error) = recorder.publish(published) {
+        if let Err(error) = recorder.publish(published(snapshot, placed, judge)) {
             tracing::error!(%error, "flow logs and the shadow do not know the new generation");
         }
     }
@@ -30,9 +28,7 @@ impl Manager {
         if self.recorder.is_some() || self.config.flow_log.file.is_none() {
             return;
         }
-        let snapshot = Arc::clone(snapshot);
-        let published = Published { snapshot, placed: placed.to_vec(), judge: judge.clone() };
-        match self.start_recorder(published) {
+        match self.start_recorder(published(snapshot, placed, judge)) {
             Ok(recorder) => self.recorder = Some(recorder),
             Err(error) => tracing::error!(%error, "no flow log is written"),
         }
@@ -40,17 +36,18 @@ impl Manager {
 
     /// Judges a snapshot beside the enforced one from now on. What an earlier shadow has shown is forgotten.
     pub fn set_shadow(&mut self, snapshot: Snapshot) -> Result<ShadowStatus, ManagerError> {
-        let Some(enforced) = &self.enforced else { return Err(nothing_enforced().into()) };
-        if self.recorder.is_none() {
-            let snapshot = Arc::clone(&enforced.snapshot);
-            let slot = |pod: &espalier_api::Pod| self.pods.get(&pod.name).map(|port| port.slot);
-            let placed = snapshot.pods.iter().filter_map(slot).collect();
-            let published = Published { judge: enforced.judge.clone(), placed, snapshot };
-            self.recorder = Some(self.start_recorder(published)?);
-        }
-        let Some(recorder) = &mut self.recorder else { return Err(nothing_enforced().into()) };
+        let recorder = match self.recorder.take() {
+            Some(recorder) => recorder,
+            None => {
+                let enforced = self.enforced()?;
+                let slot = |pod: &espalier_api::Pod| self.pods.get(&pod.name).map(|port| port.slot);
+                let placed: Vec<_> = enforced.snapshot.pods.iter().filter_map(slot).collect();
+                self.start_recorder(published(&enforced.snapshot, &placed, &enforced.judge))?
+            }
+        };
         let generation = snapshot.generation;
-        recorder.set_shadow(Some(Shadow::new(snapshot))).map_err(ManagerError::failed)?;
+        let shadow = Some(Shadow::new(snapshot));
+        self.recorder.insert(recorder).set_shadow(shadow).map_err(ManagerError::failed)?;
         tracing::info!(generation = generation.0, "a shadow is judged beside the enforced snapshot");
         Ok(self.shadow_report()?.shadow)
     }
@@ -95,6 +92,6 @@ impl Manager {
     }
 }
 
-fn nothing_enforced() -> InputError {
-    InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`")
+fn published(snapshot: &Arc<Snapshot>, placed: &[PodSlot], judge: &Judge) -> Published {
+    Published { snapshot: Arc::clone(snapshot), placed: placed.to_vec(), judge: judge.clone() }
 }

@@ -139,8 +139,8 @@ impl Manager {
     }
 
     /// The snapshot in force.
-    pub fn snapshot(&self) -> Option<&Snapshot> {
-        self.enforced.as_ref().map(|enforced| &*enforced.snapshot)
+    pub fn snapshot(&self) -> Result<&Snapshot, InputError> {
+        self.enforced().map(|enforced| &*enforced.snapshot)
     }
 
     /// The pods, in the snapshot's order.
@@ -203,21 +203,21 @@ impl Manager {
         self.groups_counted()
     }
 
-    /// The rules in force for a pod; nothing if there is no such pod.
-    pub fn rules(&mut self, pod: &PodName) -> Option<Vec<RuleStatus>> {
-        let model = self.enforced.as_ref()?.judge.model();
-        let rules = model.rules_of(model.policy_of(model.pod_index(pod)?)?);
+    /// The rules in force for a pod.
+    pub fn rules(&mut self, pod: &PodName) -> Result<Vec<RuleStatus>, InputError> {
+        let model = self.enforced()?.judge.model();
+        let policy = model.pod_index(pod).and_then(|index| model.policy_of(index));
+        let rules =
+            model.rules_of(policy.ok_or_else(|| InputError::new("pod", super::names::unknown_pod(pod)))?);
         let (sums, _) = self.rule_sums();
         let counted =
             |rule: RuleStatus| RuleStatus { hits: Some(sums.rule(&rule.group, &rule.rule)), ..rule };
-        Some(rules.into_iter().map(counted).collect())
+        Ok(rules.into_iter().map(counted).collect())
     }
 
     /// Answers queries, in order, or refuses them all.
     pub fn explain(&self, queries: &[Query]) -> Result<Vec<Answer>, InputError> {
-        let judge = self.enforced.as_ref().map(|enforced| &enforced.judge);
-        let judge =
-            judge.ok_or_else(|| InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`"))?;
+        let judge = &self.enforced()?.judge;
         let answer = |(index, query): (usize, &Query)| {
             judge.explain(query).map_err(|error| InputError::new(format!("[{index}]"), error.to_string()))
         };

@@ -68,9 +68,7 @@ impl Manager {
 
     /// The frame as it would come, and where. What another pod of this node sends to the pod begins at that pod.
     fn inject(&self, request: &TraceRequest) -> Result<Injected, InputError> {
-        let snapshot = self.snapshot();
-        let none = || InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`");
-        let pods = &snapshot.ok_or_else(none)?.pods;
+        let pods = &self.snapshot()?.pods;
         let port = self.known_pod(&request.pod).map_err(|message| InputError::new("pod", message))?;
         let none = || InputError::new("pod", format!("{} has gone", request.pod));
         let pod = pods.iter().find(|pod| pod.name == request.pod).ok_or_else(none)?;

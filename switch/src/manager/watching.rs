@@ -26,8 +26,8 @@ impl Manager {
             return Err(InputError::new("snaplen", message).into());
         }
         let filter = self.known(request.filter.clone())?;
-        let none = || InputError::new("", "no snapshot is enforced yet: `espalier apply FILE`");
-        let crew = self.crew.as_ref().ok_or_else(none)?;
+        self.enforced()?;
+        let crew = self.crew()?;
         let mut taps = Vec::new();
         for handle in crew.handles() {
             let filter = filter.clone();

@@ -82,7 +82,6 @@ pub(super) fn track<P>(
         watch.leg(LegSeen {
             slot: leg.slot,
             direction: leg.direction,
-            tuple,
             before,
             after,
             decision,
