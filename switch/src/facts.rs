@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use espalier_api::Direction;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::flow::{FlowRecord, Now, PodSlot};
+use crate::flow::{FlowRecord, Now, PodSlot, RuleKey};
 use crate::ip::Ip;
 use crate::packet::{Packet, Upper};
 use crate::reason::DropReason;
@@ -33,10 +33,8 @@ pub struct PacketFact {
     pub upper: Upper,
     /// Bytes from Ethernet header to the packet's end, as flows count them.
     pub bytes: u32,
-    /// The generation of the rules it was judged by.
-    pub generation: u32,
     /// Whether it may pass, and the rule that says so; a later fragment passes with its first.
-    pub verdict: Result<Option<u32>, DropReason>,
+    pub verdict: Result<Option<RuleKey>, DropReason>,
     /// Whether it passed although denied: the pod is in audit mode.
     pub audited: bool,
 }
@@ -47,8 +45,7 @@ impl PacketFact {
         (slot, direction): (PodSlot, Direction),
         packet: &Packet,
         now: Now,
-        generation: u32,
-        verdict: Result<Option<u32>, DropReason>,
+        verdict: Result<Option<RuleKey>, DropReason>,
     ) -> Self {
         Self {
             at: now,
@@ -59,7 +56,6 @@ impl PacketFact {
             protocol: packet.protocol,
             upper: packet.upper(),
             bytes: packet.end,
-            generation,
             verdict,
             audited: false,
         }

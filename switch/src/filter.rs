@@ -42,7 +42,7 @@ pub fn fits_flow(filter: &Filter<Known>, flow: &FlowRecord) -> bool {
     let subject = Subject { headers, ingress: inwards, egress: !inwards, ..Subject::default() };
     filter.matches(&subject, |known| match known {
         Known::Pod { slot, .. } => *slot == flow.key.slot(),
-        Known::Rules(spans) => spans.iter().any(|span| span.covers(flow.rule, flow.generation)),
+        Known::Rules(spans) => spans.iter().any(|span| span.covers(flow.account())),
         Known::Reason(_) => false,
     })
 }
@@ -54,7 +54,7 @@ pub fn fits_packet(filter: &Filter<Known>, seen: &Seen<'_>) -> bool {
         Known::Pod { slot, vlan } => concerns(seen, *slot, *vlan),
         Known::Rules(spans) => seen.legs.iter().any(|leg| {
             let rule = leg.rule(seen.generation);
-            rule.is_some_and(|(rule, generation)| spans.iter().any(|span| span.covers(rule, generation)))
+            rule.is_some_and(|rule| spans.iter().any(|span| span.covers(rule)))
         }),
         Known::Reason(reason) => seen.end.dropped() == Some(*reason),
     })

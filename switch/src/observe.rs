@@ -8,7 +8,7 @@ use espalier_api::filter::Fate;
 use espalier_rules::Decision;
 
 use crate::counters::Blame;
-use crate::flow::{FlowRecord, Now, PodSlot};
+use crate::flow::{FlowRecord, Now, PodSlot, RuleKey};
 use crate::packet::Packet;
 use crate::reason::DropReason;
 use crate::step::{From, Outcome};
@@ -103,12 +103,14 @@ impl LegSeen {
     }
 
     /// The rule that let it pass, and the generation in whose numbers it is given.
-    pub fn rule(&self, generation: u32) -> Option<(u32, u32)> {
+    pub fn rule(&self, generation: u32) -> Option<RuleKey> {
         self.verdict.ok()?;
         match (self.decision, self.after.or(self.before)) {
-            (Some(Decision::Allow { rule, .. }), _) => Some((rule.index() as u32, generation)),
+            (Some(Decision::Allow { rule, .. }), _) => {
+                Some(RuleKey { rule: rule.index() as u32, generation })
+            }
             (Some(Decision::Unfiltered { .. }), _) => None,
-            (_, flow) => flow.map(|flow| (flow.rule, flow.generation)),
+            (_, flow) => flow.map(|flow| flow.account()),
         }
     }
 }

@@ -323,8 +323,8 @@ impl<'a> Replay<'a> {
     fn verdict(&self, sample: &Sample) -> String {
         let model = self.stage.tables.judge.model();
         let rules = sample.legs.iter().filter_map(|leg| {
-            let (number, _) = leg.rule(sample.generation)?;
-            let (_, rule) = model.rules().find(|(rule, _)| rule.index() as u32 == number)?;
+            let key = leg.rule(sample.generation)?;
+            let (_, rule) = model.rules().find(|(rule, _)| rule.index() as u32 == key.rule)?;
             rule.id().map(ToString::to_string)
         });
         let rules: String = rules.map(|rule| format!(" {rule}")).collect();

@@ -106,7 +106,7 @@ impl Shadow {
                     (Selector::Ports { remote, .. }, Direction::Egress) => Some(remote),
                     _ => None,
                 };
-                let rule = site.rule(RuleKey { rule: flow.rule, generation: flow.generation });
+                let rule = site.rule(flow.account());
                 let rule = rule.map(|(id, group)| (id.cloned(), group.clone()));
                 let ends = (flow.key.slot(), flow.initiator(), flow.key.remote(), flow.key.protocol(), port);
                 let seen = Seen { counts, first: progress.began.max(self.since), last: progress.last };
@@ -244,7 +244,7 @@ fn decided(fact: &PacketFact) -> Option<Result<RuleKey, ()>> {
         return None;
     }
     match fact.verdict {
-        Ok(rule) => Some(Ok(RuleKey { rule: rule?, generation: fact.generation })),
+        Ok(rule) => Some(Ok(rule?)),
         Err(reason) if reason.is_denial() => Some(Err(())),
         Err(_) => None,
     }

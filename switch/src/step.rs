@@ -416,7 +416,7 @@ fn denied<P>(
 ) -> Result<(), DropReason> {
     let audited = is_audited(tables, leg.slot, reason);
     if let Some(facts) = &mut shard.facts {
-        facts.tell(PacketFact { audited, ..leg.fact(now, tables.stamp, Err(reason)) });
+        facts.tell(PacketFact { audited, ..leg.fact(now, Err(reason)) });
     }
     if !audited {
         return Err(reason);

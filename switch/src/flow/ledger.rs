@@ -163,11 +163,18 @@ impl Ledger {
     /// An adding up that has passed the entry has counted it as it was then, and leaves it at that. One that has not yet
     /// will find it as it is afterwards, or not at all, and needs the difference.
     fn post(&mut self, entry: u32, track: &Track, counts: RuleCounts) {
-        let key = RuleKey { rule: track.rule, generation: track.generation };
+        let key = track.account();
         self.settled.add(key, &counts);
         if self.cursor.is_some_and(|cursor| entry >= cursor) {
             self.live.add(key, &counts);
         }
+    }
+}
+
+impl Track {
+    /// The rule it is under.
+    fn account(&self) -> RuleKey {
+        RuleKey { rule: self.rule, generation: self.generation }
     }
 }
 
@@ -207,8 +214,7 @@ impl FlowTable {
         for entry in from..to {
             let track = self.entries.track(entry);
             if track.state.is_some() {
-                let key = RuleKey { rule: track.rule, generation: track.generation };
-                self.ledger.live.add(key, &RuleCounts::of(track));
+                self.ledger.live.add(track.account(), &RuleCounts::of(track));
             }
         }
         self.ledger.cursor = (to < all).then_some(to);
@@ -218,6 +224,6 @@ impl FlowTable {
     /// The rule a flow is under, and the direction of its first packet.
     pub fn account_of(&self, handle: super::FlowHandle) -> (RuleKey, Direction) {
         let track = self.entries.track(handle.0);
-        (RuleKey { rule: track.rule, generation: track.generation }, track.marks.initiator())
+        (track.account(), track.marks.initiator())
     }
 }

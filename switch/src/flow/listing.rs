@@ -9,7 +9,7 @@ use super::key::FlowKey;
 use super::state::{FlowState, Marks};
 use super::table::FlowTable;
 use super::time::{self, Now, elapsed};
-use super::{FlowHandle, NotRestored};
+use super::{FlowHandle, NotRestored, RuleKey};
 
 /// A flow, copied out of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,11 @@ impl FlowRecord {
     /// The direction of its first packet.
     pub fn initiator(&self) -> Direction {
         self.marks.initiator()
+    }
+
+    /// The rule it is under.
+    pub fn account(&self) -> RuleKey {
+        RuleKey { rule: self.rule, generation: self.generation }
     }
 
     /// Whether it is judged again when the rules change, although tracked.

@@ -11,7 +11,7 @@ use espalier_api::protocol::TCP;
 use super::settings::Traffic;
 use crate::facts::PacketFact;
 use crate::flow::tcp_flag::{ACK, FIN, RST, SYN};
-use crate::flow::{FlowState, Now, PodSlot, RuleKey, Selector};
+use crate::flow::{FlowState, Now, PodSlot, Selector};
 use crate::ip::Ip;
 use crate::manager::recorder::{Progress, Verdict};
 use crate::packet::Upper;
@@ -85,7 +85,7 @@ impl Aggregator {
             Selector::Ports { local, remote } => (local, remote),
             Selector::Query { .. } | Selector::Addresses => (0, 0),
         };
-        let account = RuleKey { rule: flow.rule, generation: flow.generation };
+        let account = flow.account();
         for direction in [Direction::Ingress, Direction::Egress] {
             let at = direction as usize;
             if progress.packets[at] == 0 {
@@ -217,6 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::flow::RuleKey;
     use crate::reason::DropReason;
 
     /// A packet of one of three pods to one of a few ports; every other one is denied.
@@ -230,8 +231,11 @@ mod tests {
             protocol: 17,
             upper: Upper::Udp { source: 5, destination: port },
             bytes,
-            generation: 1,
-            verdict: if denied { Err(DropReason::DeniedEgress) } else { Ok(Some(3)) },
+            verdict: if denied {
+                Err(DropReason::DeniedEgress)
+            } else {
+                Ok(Some(RuleKey { rule: 3, generation: 1 }))
+            },
             audited: false,
         }
     }

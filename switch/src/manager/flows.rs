@@ -117,7 +117,7 @@ impl Manager {
             Selector::Query { id, .. } => (None, None, Some(id)),
             Selector::Addresses => (None, None, None),
         };
-        let rule = self.rule_names.name(flow.rule, flow.generation);
+        let rule = self.rule_names.name(flow.account());
         let (ingress, egress) = (Direction::Ingress as usize, Direction::Egress as usize);
         Flow {
             pod: pod.clone(),

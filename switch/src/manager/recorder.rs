@@ -52,7 +52,7 @@ impl Verdict {
     /// Of a packet.
     pub(crate) fn of(fact: &PacketFact) -> Self {
         match fact.verdict {
-            Ok(rule) => Self::Accept(rule.map(|rule| RuleKey { rule, generation: fact.generation })),
+            Ok(rule) => Self::Accept(rule),
             Err(reason) if fact.audited => Self::WouldDeny(reason),
             Err(reason) => Self::Reject(reason),
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use espalier_api::{GroupId, RuleId, SecurityGroupRule};
 use espalier_rules::Model;
 
+use crate::flow::RuleKey;
 use crate::flow::state_file::RESTORED;
 use crate::worker::RuleSpan;
 
@@ -59,12 +60,12 @@ impl RuleNames {
         }
     }
 
-    /// The rule that `number` meant in a generation.
-    pub(super) fn name(&self, number: u32, generation: u32) -> Option<&RuleName> {
+    /// The rule that a number meant in its generation.
+    pub(super) fn name(&self, RuleKey { rule, generation }: RuleKey) -> Option<&RuleName> {
         if generation == RESTORED {
             return None;
         }
-        let history = self.meanings.get(&number)?;
+        let history = self.meanings.get(&rule)?;
         let (_, name) = history.iter().rev().find(|(since, _)| *since <= generation)?;
         name.as_ref()
     }
@@ -129,7 +130,10 @@ mod tests {
         assert_eq!((b.from, b.until), (3, RESTORED));
         assert_eq!(a.rule, b.rule, "the test needs a reused number");
         let id = |generation| {
-            names.name(a.rule, generation).and_then(|name| name.id.clone()).map(|id| id.to_string())
+            names
+                .name(RuleKey { rule: a.rule, generation })
+                .and_then(|name| name.id.clone())
+                .map(|id| id.to_string())
         };
         assert_eq!(id(1).as_deref(), Some("sgr-a"));
         assert_eq!(id(2), None);

@@ -47,7 +47,7 @@ pub(super) struct Sums {
 impl Sums {
     fn add(&mut self, accounts: Accounts, names: &RuleNames) {
         for (key, counts) in accounts {
-            let sum = match names.name(key.rule, key.generation) {
+            let sum = match names.name(key) {
                 _ if key == RuleKey::NONE => &mut self.without_rule,
                 Some(name) => self.rules.entry(name.clone()).or_default(),
                 None => &mut self.earlier,

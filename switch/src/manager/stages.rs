@@ -157,8 +157,7 @@ impl<'a> Narrator<'a> {
     }
 
     fn rule(&self, leg: &LegSeen, generation: u32) -> Option<&RuleName> {
-        let (rule, generation) = leg.rule(generation)?;
-        self.manager.rule_names.name(rule, generation)
+        self.manager.rule_names.name(leg.rule(generation)?)
     }
 
     fn leg(&self, leg: &LegSeen, generation: u32) -> Option<WatchedLeg> {
@@ -249,7 +248,7 @@ impl<'a> Narrator<'a> {
     }
 
     fn flow(&self, flow: &FlowRecord) -> String {
-        let rule = self.manager.rule_names.name(flow.rule, flow.generation);
+        let rule = self.manager.rule_names.name(flow.account());
         let by = match rule {
             Some(RuleName { id: Some(id), .. }) => format!(", by {id}"),
             Some(RuleName { group, .. }) => format!(", by a rule of {group}"),

@@ -124,7 +124,7 @@ pub(super) fn fragment<const WATCHED: bool, M: Memory>(
         let verdict = fate.verdict;
         if matches!(item.parsed.fragment(), Fragment::Part { offset: 1.., .. }) {
             fate.credit(shard, now, &item);
-            tell_later(shard, tables, now, &item, verdict);
+            tell_later(shard, now, &item, verdict);
         }
         let Held { parsed, path, packet } = item;
         finish::<WATCHED, M>(memory, shard, tables, (&parsed, path), packet, verdict, decided);
@@ -132,10 +132,9 @@ pub(super) fn fragment<const WATCHED: bool, M: Memory>(
 }
 
 /// Tells of a later fragment, which no flow counts.
-fn tell_later<P>(shard: &mut Shard<P>, tables: &Tables, now: Now, item: &Held<P>, verdict: Verdict) {
+fn tell_later<P>(shard: &mut Shard<P>, now: Now, item: &Held<P>, verdict: Verdict) {
     let Some(facts) = &mut shard.facts else { return };
-    let passed =
-        |slot, direction| PacketFact::new((slot, direction), &item.parsed, now, tables.stamp, Ok(None));
+    let passed = |slot, direction| PacketFact::new((slot, direction), &item.parsed, now, Ok(None));
     let sent = item.path.source.map(|slot| passed(slot, Direction::Egress));
     let got = item.path.destination.map(|slot| passed(slot, Direction::Ingress));
     match verdict {

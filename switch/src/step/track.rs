@@ -51,13 +51,8 @@ impl<'a> Leg<'a> {
     }
 
     /// What there is to tell of the packet.
-    pub(super) fn fact(
-        &self,
-        now: Now,
-        generation: u32,
-        verdict: Result<Option<u32>, DropReason>,
-    ) -> PacketFact {
-        PacketFact::new((self.slot, self.direction), self.packet, now, generation, verdict)
+    pub(super) fn fact(&self, now: Now, verdict: Result<Option<RuleKey>, DropReason>) -> PacketFact {
+        PacketFact::new((self.slot, self.direction), self.packet, now, verdict)
     }
 
     fn facts(&self) -> PacketFacts {
@@ -152,7 +147,7 @@ fn stateless<P>(
 fn passed<P>(shard: &mut Shard<P>, now: Now, leg: &Leg<'_>, account: RuleKey, reply: bool) {
     shard.flows.credit(account, reply, leg.packet.end, now);
     if let Some(facts) = &mut shard.facts {
-        facts.tell(leg.fact(now, account.generation, Ok(Some(account.rule))));
+        facts.tell(leg.fact(now, Ok(Some(account))));
     }
 }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use super::Worker;
 use crate::facts::Teller;
 use crate::filter::{self, Known};
-use crate::flow::{FlowHandle, FlowRecord, FlowState, Now, PodSlot, Selector};
+use crate::flow::{FlowHandle, FlowRecord, FlowState, Now, PodSlot, RuleKey, Selector};
 
 /// A filter in the table's own terms.
 #[derive(Debug, Clone, Default)]
@@ -40,8 +40,8 @@ pub struct RuleSpan {
 
 impl RuleSpan {
     /// Whether the number, in the sense of a generation, is this rule.
-    pub fn covers(&self, rule: u32, generation: u32) -> bool {
-        self.rule == rule && (self.from..self.until).contains(&generation)
+    pub fn covers(&self, key: RuleKey) -> bool {
+        self.rule == key.rule && (self.from..self.until).contains(&key.generation)
     }
 }
 
@@ -52,7 +52,7 @@ impl FlowMatch {
             Selector::Ports { local, remote } => local == port || remote == port,
             _ => false,
         };
-        let rule = |spans: &Vec<RuleSpan>| spans.iter().any(|span| span.covers(flow.rule, flow.generation));
+        let rule = |spans: &Vec<RuleSpan>| spans.iter().any(|span| span.covers(flow.account()));
         self.slot.is_none_or(|slot| slot == flow.key.slot())
             && self.remote.is_none_or(|net| net.contains(&flow.key.remote()))
             && self.port.is_none_or(ports)

@@ -71,7 +71,7 @@ impl Site {
 
     /// The rule that a number meant in its generation: its id, where it has one, and its group.
     pub(crate) fn rule(&self, account: RuleKey) -> Option<(Option<&RuleId>, &GroupId)> {
-        let name = self.rules.name(account.rule, account.generation)?;
+        let name = self.rules.name(account)?;
         Some((name.id.as_ref(), &name.group))
     }
 
