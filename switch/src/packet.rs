@@ -11,6 +11,8 @@ use crate::reason::DropReason;
 
 const ETHERNET_HEADER: usize = 14;
 pub(crate) const VLAN_TAG: usize = 4;
+/// Where a tag lies: behind the MAC addresses.
+const TAG_AT: usize = 12;
 const IPV6_HEADER: usize = 40;
 /// More extension headers than any sane packet has; a longer chain is refused.
 const MAX_EXTENSIONS: usize = 8;
@@ -175,6 +177,22 @@ impl Packet {
     /// Neighbour and router discovery (RFC 4861): link-local business between the pod and the switch.
     pub fn is_neighbour_discovery(&self) -> bool {
         self.protocol == protocol::ICMPV6 && matches!(self.upper(), Upper::Icmp { kind: 133..=137, .. })
+    }
+}
+
+/// Writes a tag into a frame, as the steering program does; a frame without a whole Ethernet header stays as it is.
+pub(crate) fn put_tag(frame: &mut Vec<u8>, vlan: u16) {
+    if frame.len() >= ETHERNET_HEADER {
+        let tag = [ETHERTYPE_VLAN.to_be_bytes(), vlan.to_be_bytes()].concat();
+        frame.splice(TAG_AT..TAG_AT, tag);
+    }
+}
+
+/// A frame without the first bytes behind its MAC addresses.
+pub(crate) fn without_tag(frame: &[u8], tag: usize) -> Vec<u8> {
+    match frame.split_at_checked(TAG_AT) {
+        Some((macs, rest)) => [macs, rest.get(tag..).unwrap_or_default()].concat(),
+        None => frame.to_vec(),
     }
 }
 

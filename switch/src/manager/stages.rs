@@ -57,7 +57,7 @@ impl<'a> Narrator<'a> {
                 _ => None,
             },
             len: sample.len.saturating_sub(tag),
-            data: without_tag(&sample.bytes, tag),
+            data: packet::without_tag(&sample.bytes, tag),
             fate: sample.end.fate(),
             to: match sample.end {
                 End::Decided(Outcome::Forward { to, .. }) => Some(self.interface(to)),
@@ -370,17 +370,6 @@ pub(super) fn line(parsed: &Packet) -> String {
 fn refused(reason: DropReason) -> String {
     format!("dropped, {}: {}", reason.label(), reason.meaning())
 }
-
-/// The frame as its sender made it.
-fn without_tag(bytes: &[u8], tag: usize) -> Vec<u8> {
-    match bytes.split_at_checked(2 * MAC) {
-        Some((macs, rest)) => [macs, rest.get(tag..).unwrap_or_default()].concat(),
-        None => bytes.to_vec(),
-    }
-}
-
-/// Bytes of a MAC address.
-const MAC: usize = 6;
 
 fn stages_went_on(stages: &[Stage]) -> bool {
     stages.iter().all(|stage| stage.passed)

@@ -9,13 +9,11 @@ use etherparse::{Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder, TcpHeader};
 use super::stages::{Narrator, line};
 use super::{Manager, ManagerError};
 use crate::flow::PodSlot;
+use crate::packet;
 use crate::step::{From, Handed, Outcome, Traced};
 
 /// Who stands for a MAC address that is not known: the trace then says what the switch would make of that.
 const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const VLAN_TAG_TYPE: [u8; 2] = [0x81, 0];
-/// Where the tag goes.
-const TAG_AT: usize = 12;
 
 impl Manager {
     /// What would become of the packet.
@@ -100,8 +98,7 @@ impl Manager {
         let mac = self.pod_mac(port.home, port.slot).unwrap_or(NOBODY);
         let mut frame = frame((mac, NOBODY), ends, request)?;
         if tagged {
-            let [high, low] = pod.vlan.get().to_be_bytes();
-            frame.splice(TAG_AT..TAG_AT, [VLAN_TAG_TYPE[0], VLAN_TAG_TYPE[1], high, low]);
+            packet::put_tag(&mut frame, pod.vlan.get());
         }
         Ok(Injected { worker: port.home, from: From::Pod { slot: port.slot, tagged }, frame })
     }

@@ -11,7 +11,7 @@ use crate::flow::{FlowConfig, FlowTable, Now, PodSlot, Timeouts};
 use crate::ip::Ip;
 use crate::neighbour::HostEnd;
 use crate::observe::{Sample, Watch};
-use crate::packet::{self, ETHERTYPE_VLAN, Parsed};
+use crate::packet::{self, Parsed};
 use crate::step::{self, From, Heap, Shard, ShardParts, Witness};
 use crate::tables::Tables;
 
@@ -19,7 +19,6 @@ use crate::tables::Tables;
 const FLOWS: u32 = 1 << 18;
 /// Stands for neighbours that the file does not show.
 const SOMEBODY: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const MACS: usize = 12;
 
 /// The shard.
 pub(super) struct Stage {
@@ -60,7 +59,7 @@ impl Stage {
     /// The pod's MAC, as its first frame shows it.
     pub(super) fn learn(&mut self, slot: PodSlot, frame: &[u8]) {
         let link = self.shard.links.link_mut(slot);
-        link.pod_mac = link.pod_mac.or_else(|| frame.get(6..MACS)?.try_into().ok());
+        link.pod_mac = link.pod_mac.or_else(|| frame.get(6..12)?.try_into().ok());
     }
 
     /// Pods that have sent nothing get a MAC, so that they can be sent to.
@@ -91,8 +90,7 @@ impl Stage {
         };
         let mut frame = frame.to_vec();
         if leaves && let Some(pod) = self.tables.pod(slot) {
-            let tag = [ETHERTYPE_VLAN.to_be_bytes(), pod.vlan.to_be_bytes()].concat();
-            frame.splice(MACS..MACS, tag);
+            packet::put_tag(&mut frame, pod.vlan);
         }
         (From::Pod { slot, tagged: leaves }, frame)
     }
