@@ -134,18 +134,12 @@ pub(super) fn fragment<const WATCHED: bool, M: Memory>(
 /// Tells of a later fragment, which no flow counts.
 fn tell_later<P>(shard: &mut Shard<P>, now: Now, item: &Held<P>, verdict: Verdict) {
     let Some(facts) = &mut shard.facts else { return };
-    let passed = |slot, direction| PacketFact::new((slot, direction), &item.parsed, now, Ok(None));
-    let sent = item.path.source.map(|slot| passed(slot, Direction::Egress));
-    let got = item.path.destination.map(|slot| passed(slot, Direction::Ingress));
+    let mut tell = |leg, said| facts.tell(PacketFact::new(leg, &item.parsed, now, said));
+    item.passed(verdict).into_iter().flatten().for_each(|leg| tell(leg, Ok(None)));
     match verdict {
-        Ok(()) => sent.into_iter().chain(got).for_each(|fact| facts.tell(fact)),
-        Err((reason, Blame::Ingress(_))) => {
-            sent.into_iter().for_each(|fact| facts.tell(fact));
-            got.into_iter().for_each(|fact| facts.tell(PacketFact { verdict: Err(reason), ..fact }));
-        }
-        Err((reason, _)) => {
-            sent.into_iter().for_each(|fact| facts.tell(PacketFact { verdict: Err(reason), ..fact }));
-        }
+        Err((reason, Blame::Egress(slot))) => tell((slot, Direction::Egress), Err(reason)),
+        Err((reason, Blame::Ingress(slot))) => tell((slot, Direction::Ingress), Err(reason)),
+        Err((_, Blame::Nobody)) | Ok(()) => {}
     }
 }
 
