@@ -179,26 +179,25 @@ impl Manager {
         let (model, totals, now) = (enforced.judge.model(), &self.rule_totals, clock::now());
         let pods: HashMap<GroupId, Vec<PodName>> =
             model.groups().into_iter().map(|group| (group.group_id, group.pods)).collect();
-        let mut sums = totals.last.clone();
+        let sums = &totals.last;
+        let mut rest: HashMap<_, _> = sums.rules.iter().collect();
         let rules = model
             .rules()
             .map(|(_, rule)| {
                 let name = RuleName::of(&rule.group, &rule.source);
+                rest.remove(&name);
                 let since = totals.known.get(&name).map_or(now, |known| known.since);
                 RuleUse {
                     group: rule.group.clone(),
                     rule: rule.source.clone(),
                     pods: pods.get(&rule.group).map_or(0, Vec::len),
                     known_seconds: now.0.saturating_sub(since.0) / 1000,
-                    hits: hits(&totals.last.rules.get(&name).copied().unwrap_or_default(), now),
+                    hits: hits(&sums.rules.get(&name).copied().unwrap_or_default(), now),
                 }
             })
             .collect();
-        model.rules().for_each(|(_, rule)| {
-            sums.rules.remove(&RuleName::of(&rule.group, &rule.source));
-        });
         let mut gone = RuleCounts::default();
-        sums.rules.values().chain(sums.merged.values()).for_each(|counts| gone.add(counts));
+        rest.into_values().chain(sums.merged.values()).for_each(|counts| gone.add(counts));
         RuleUsage {
             counting_seconds,
             rules,
