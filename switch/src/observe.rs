@@ -1,7 +1,7 @@
 //! What the step makes of packets, shown to whoever asked: live traces, captures, replay.
 //!
-//! A shard without a [`Watch`] pays two untaken branches a packet for all this. With one, packets go through the step one
-//! at a time; everything shown is a copy, so an observer can change nothing.
+//! A shard without a [`Watch`] takes packets through a step that has none of this compiled in. With one, they go through
+//! one at a time; everything shown is a copy, so an observer can change nothing.
 
 use espalier_api::Direction;
 use espalier_api::filter::Fate;
