@@ -115,7 +115,11 @@ fn a_fresh_switch_says_what_to_do_next() {
     assert!(switch.json::<Vec<GroupStatus>>(&["groups"]).is_empty());
     let rules = switch.run(&["rules", "shop/web-0"]);
     assert_eq!((rules.code, rules.stdout.as_str()), (2, ""));
-    assert!(rules.stderr.starts_with("error: pod: shop/web-0 is not"), "{}", rules.stderr);
+    assert!(
+        rules.stderr.starts_with("error: no snapshot is enforced yet: `espalier apply"),
+        "{}",
+        rules.stderr
+    );
 }
 
 #[test]
