@@ -124,7 +124,7 @@ pub struct Pod {
     #[serde(default, skip_serializing_if = "OnRuleChange::is_default")]
     pub on_rule_change: OnRuleChange,
     /// Audit mode: what the pod's groups deny passes all the same, counted and reported as would-deny.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
 }
 
@@ -204,7 +204,7 @@ pub struct SecurityGroup {
     pub vpc_id: Option<String>,
     /// Audit mode of all pods that have the group: what their groups deny passes all the same, counted and reported as
     /// would-deny.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
     /// The rules, both directions.
     #[serde(default)]
@@ -324,14 +324,7 @@ impl Snapshot {
     pub fn validate(&self) -> Result<(), InputError> {
         crate::validate::snapshot(self)
     }
-}
 
-/// Whether a switch is in its usual position.
-fn is_false(on: &bool) -> bool {
-    !on
-}
-
-impl Snapshot {
     /// Whether the pod, or a group it has, is in audit mode.
     pub fn audits(&self, pod: &Pod) -> bool {
         let audited = |group: &SecurityGroup| group.audit && pod.security_groups.contains(&group.group_id);
