@@ -11,10 +11,10 @@ impl DropReason {
             Self::FrameTooShort
             | Self::TcpHeaderInvalid
             | Self::UdpHeaderInvalid
-            | Self::IcmpHeaderInvalid => {
-                "The sender is broken or hostile; capture it: `espalier capture --drops`."
-            }
-            Self::Ipv4HeaderInvalid | Self::Ipv6HeaderInvalid | Self::Ipv6ExtensionsInvalid => {
+            | Self::IcmpHeaderInvalid
+            | Self::Ipv4HeaderInvalid
+            | Self::Ipv6HeaderInvalid
+            | Self::Ipv6ExtensionsInvalid => {
                 "The sender is broken or hostile; capture it: `espalier capture --drops`."
             }
             Self::Ipv4ChecksumInvalid => {
