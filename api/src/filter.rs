@@ -55,6 +55,20 @@ pub enum Fate {
     Consumed,
 }
 
+impl Fate {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Forward, Self::Drop, Self::Consumed];
+
+    /// As a word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Drop => "drop",
+            Self::Consumed => "consumed",
+        }
+    }
+}
+
 /// What a filter names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {

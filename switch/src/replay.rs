@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
 use espalier_api::filter::{Fate, Headers};
 use espalier_api::watch::Record;
-use espalier_api::{InputError, PodName, QueryProtocol, Snapshot, file};
+use espalier_api::{InputError, PodName, Snapshot, file};
 use serde::Serialize;
 
 use crate::flow::PodSlot;
@@ -262,7 +262,8 @@ impl<'a> Replay<'a> {
     fn compare(&mut self, packet: &Captured, sample: &Sample) {
         let headers = Headers::of(&packet.frame);
         let verdict = self.verdict(sample);
-        let mut judged = Judged { frame: packet.number, packet: ends(&headers), verdict, recorded: None };
+        let mut judged =
+            Judged { frame: packet.number, packet: headers.to_string(), verdict, recorded: None };
         if let Some(record) = &packet.record {
             let record = self.whole_record(packet, record);
             match self.standing(&record, &headers, sample) {
@@ -329,7 +330,7 @@ impl<'a> Replay<'a> {
         });
         let rules: String = rules.map(|rule| format!(" {rule}")).collect();
         let reason = sample.end.dropped().map(|reason| format!(" {}", reason.label()));
-        format!("{}{}{rules}", word(sample.end.fate()), reason.unwrap_or_default())
+        format!("{}{}{rules}", sample.end.fate().label(), reason.unwrap_or_default())
     }
 }
 
@@ -347,19 +348,11 @@ fn same(record: &Record, sample: &Sample) -> bool {
     sample.end.fate() == record.fate && reason == record.reason.as_deref()
 }
 
-fn word(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Forward => "forward",
-        Fate::Drop => "drop",
-        Fate::Consumed => "consumed",
-    }
-}
-
 fn recorded(record: &Record) -> String {
     let rules: String =
         record.legs.iter().filter_map(|leg| leg.rule.as_ref()).map(|rule| format!(" {rule}")).collect();
     let reason = record.reason.as_ref().map(|reason| format!(" {reason}")).unwrap_or_default();
-    format!("{}{reason}{rules} (generation {})", word(record.fate), record.generation)
+    format!("{}{reason}{rules} (generation {})", record.fate.label(), record.generation)
 }
 
 fn flow(headers: &Headers) -> Flow {
@@ -368,18 +361,4 @@ fn flow(headers: &Headers) -> Flow {
     let mut ends = [ends.map(|ends| ends.0), ends.map(|ends| ends.1)];
     ends.sort_unstable();
     (headers.protocols[0], ends)
-}
-
-fn ends(headers: &Headers) -> String {
-    let Some((source, destination)) = headers.addresses else {
-        return format!("Ethernet type {:#06x}", headers.ethertype);
-    };
-    let protocol =
-        headers.protocols[0].map_or_else(|| "arp".to_owned(), |number| QueryProtocol(number).to_string());
-    match headers.ports {
-        Some((from, to)) => {
-            format!("{} > {} {protocol}", SocketAddr::new(source, from), SocketAddr::new(destination, to))
-        }
-        None => format!("{source} > {destination} {protocol}"),
-    }
 }

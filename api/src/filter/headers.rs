@@ -3,9 +3,11 @@
 //! It reads what tcpdump's compiled filters read and no more: of IPv6's extension headers only a fragment header right
 //! behind the fixed header, for the protocol but not for the ports. What is cut off is absent, and matches nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{ARP, IPV4, IPV6, RARP, SCTP};
+use crate::explain::QueryProtocol;
 use crate::protocol::{TCP, UDP};
 
 /// Headers of a frame.
@@ -19,6 +21,25 @@ pub struct Headers {
     pub protocols: [Option<u8>; 2],
     /// Source and destination port (TCP, UDP, SCTP), but of later fragments.
     pub ports: Option<(u16, u16)>,
+}
+
+impl fmt::Display for Headers {
+    /// Who to whom, or what kind of frame it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((source, destination)) = self.addresses else {
+            return write!(f, "Ethernet type {:#06x}", self.ethertype);
+        };
+        match self.ports {
+            Some((from, to)) => {
+                write!(f, "{} > {} ", SocketAddr::new(source, from), SocketAddr::new(destination, to))?;
+            }
+            None => write!(f, "{source} > {destination} ")?,
+        }
+        match self.protocols[0] {
+            Some(protocol) => write!(f, "{}", QueryProtocol(protocol)),
+            None => f.write_str(if self.ethertype == RARP { "rarp" } else { "arp" }),
+        }
+    }
 }
 
 /// Lengths of headers.

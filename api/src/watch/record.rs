@@ -50,13 +50,9 @@ impl From<&WatchedPacket> for Record {
     }
 }
 
-const FATES: [(Fate, &str); 3] =
-    [(Fate::Forward, "forward"), (Fate::Drop, "drop"), (Fate::Consumed, "consumed")];
-
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fate = FATES.iter().find(|(fate, _)| *fate == self.fate).map_or("", |(_, word)| *word);
-        write!(f, "verdict={fate}")?;
+        write!(f, "verdict={}", self.fate.label())?;
         if let Some(reason) = &self.reason {
             write!(f, " reason={reason}")?;
         }
@@ -108,8 +104,8 @@ impl FromStr for Record {
             let wrong = || format!("{word:?} is not what a capture notes of a packet");
             let (key, value) = word.split_once('=').ok_or_else(wrong)?;
             if key == "verdict" {
-                let fate = FATES.iter().find(|(_, word)| *word == value);
-                (record.fate, judged) = (fate.ok_or_else(wrong)?.0, true);
+                let fate = Fate::ALL.into_iter().find(|fate| fate.label() == value);
+                (record.fate, judged) = (fate.ok_or_else(wrong)?, true);
             } else {
                 record.set(key, value).ok_or_else(wrong)?;
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use espalier_api::control::PodStatus;
 use espalier_api::filter::{Fate, Filter, FilterError, Headers};
 use espalier_api::watch::{WatchEvent, WatchRequest, WatchedPacket};
-use espalier_api::{InputError, PodName, QueryProtocol};
+use espalier_api::{InputError, PodName};
 
 use super::trace::clock;
 use crate::args::{CaptureArgs, Global};
@@ -201,25 +201,8 @@ fn line(packet: &WatchedPacket, out: &Output) -> String {
     };
     let rules = packet.legs.iter().filter_map(|leg| leg.rule.as_ref());
     let rules: String = rules.map(|rule| format!(" {rule}")).collect();
-    let (time, ends) = (clock(packet.unix_ns), ends(packet));
+    let (time, ends) = (clock(packet.unix_ns), Headers::of(&packet.data));
     format!("{time} {} {way} {ends}, {} bytes: {verdict}{rules}", packet.interface, packet.len)
-}
-
-fn ends(packet: &WatchedPacket) -> String {
-    const ARP: u16 = 0x0806;
-    let headers = Headers::of(&packet.data);
-    let Some((source, destination)) = headers.addresses else {
-        return format!("Ethernet type {:#06x}", headers.ethertype);
-    };
-    let protocol = headers.protocols[0].map(|protocol| QueryProtocol(protocol).to_string());
-    let protocol = protocol.unwrap_or_else(|| if headers.ethertype == ARP { "arp" } else { "" }.to_owned());
-    match headers.ports {
-        Some((from, to)) => {
-            let end = std::net::SocketAddr::new;
-            format!("{} > {} {protocol}", end(source, from), end(destination, to))
-        }
-        None => format!("{source} > {destination} {protocol}"),
-    }
 }
 
 #[cfg(test)]
