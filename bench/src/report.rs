@@ -1,11 +1,12 @@
 //! The result of a comparison: rows, goals, and how both are printed.
 
+use anyhow::Result;
 use std::fmt;
 
 use serde::Serialize;
 
 use crate::machine::Machine;
-use crate::measure::Quartiles;
+use crate::measure::{Quartiles, Subject, in_turns};
 
 /// One comparison.
 #[derive(Debug, Serialize)]
@@ -78,6 +79,15 @@ impl Report {
     /// The median of a row, if it was measured.
     pub fn median(&self, case: &str, subject: &str) -> Option<f64> {
         self.rows.iter().find(|row| row.case == case && row.subject == subject).map(|row| row.median)
+    }
+
+    /// Runs the subjects in turns, and adds a row of nanoseconds for each.
+    pub fn in_turns(&mut self, case: &str, subjects: &mut [Subject<'_>], runs: usize) -> Result<()> {
+        let samples = in_turns(subjects, runs)?;
+        for (subject, samples) in subjects.iter().zip(samples) {
+            self.row(case, subject.name, "ns", samples);
+        }
+        Ok(())
     }
 
     /// Adds a goal that a number stays at or below `want`.

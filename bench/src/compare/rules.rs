@@ -17,7 +17,7 @@ use prefix_trie::PrefixMap;
 use stats_alloc::{Region, StatsAlloc};
 
 use crate::input::{self, Packet, RuleSet, Traffic};
-use crate::measure::{Subject, in_turns, nanoseconds_each};
+use crate::measure::{Subject, nanoseconds_each};
 use crate::peer::{Input, Peers};
 use crate::report::Report;
 
@@ -123,12 +123,7 @@ fn verdicts(
         }),
         Subject::new("bpf lpm trie (prefix only)", || Ok(lpm.run("lpm")?.nanoseconds)),
     ];
-    let samples = in_turns(&mut subjects, runs)?;
-    let case = format!("{case}/{}", traffic.label());
-    for (subject, samples) in subjects.iter().zip(samples) {
-        report.row(&case, subject.name, "ns", samples);
-    }
-    Ok(())
+    report.in_turns(&format!("{case}/{}", traffic.label()), &mut subjects, runs)
 }
 
 /// How many packets pass; batched and scalar lookups must agree.
@@ -224,10 +219,7 @@ fn prefix_stage(report: &mut Report, peers: &Peers, count: usize, case: &str, ru
         if count <= LPM_MAX {
             subjects.push(Subject::new("rte_lpm batch 32", || Ok(dpdk.borrow_mut().run("lpm")?.nanoseconds)));
         }
-        let samples = in_turns(&mut subjects, runs)?;
-        for (subject, samples) in subjects.iter().zip(samples) {
-            report.row(&format!("{case}/{}", traffic.label()), subject.name, "ns", samples);
-        }
+        report.in_turns(&format!("{case}/{}", traffic.label()), &mut subjects, runs)?;
     }
     Ok(())
 }

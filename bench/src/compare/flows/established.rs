@@ -10,7 +10,7 @@ use super::packets::{TCP, Template, UDP};
 use super::world::{Batch, PODS, World, ends, node, vlan};
 use super::{Allocated, BATCH, BATCHES, ROUND, ROUNDS, sized};
 use crate::compare::rules::Allocator;
-use crate::measure::{Subject, in_turns};
+use crate::measure::Subject;
 use crate::random::Random;
 use crate::report::Report;
 
@@ -50,7 +50,7 @@ pub(super) fn run(
     let mut memory = SUBJECTS.map(|(.., stride)| vec![0; ROUND * stride]);
     let mut loads = Vec::new();
     for ((_, v6, protocol, stride), memory) in SUBJECTS.into_iter().zip(&mut memory) {
-        loads.push(Load::new(flows, v6, protocol, Frame::cut(memory, stride))?);
+        loads.push(Load::new(flows, v6, protocol, Frame::cut(memory, stride))?.established()?);
     }
     for load in &mut loads {
         load.sample()?;
@@ -59,11 +59,7 @@ pub(super) fn run(
     let named = SUBJECTS.iter().zip(&mut loads);
     let mut subjects: Vec<Subject<'_>> =
         named.map(|((name, ..), load)| Subject::new(name, || load.sample())).collect();
-    let samples = in_turns(&mut subjects, runs)?;
-    for (subject, samples) in subjects.iter().zip(samples) {
-        report.row(case, subject.name, "ns", samples);
-    }
-    Ok(())
+    report.in_turns(case, &mut subjects, runs)
 }
 
 /// [`ROUND`] frames in batches.
@@ -72,19 +68,8 @@ pub(super) fn batches<'f>(mut frames: impl Iterator<Item = Frame<'f>>) -> Vec<Ba
 }
 
 impl<'f> Load<'f> {
-    pub(super) fn new(
-        flows: u32,
-        v6: bool,
-        protocol: u8,
-        frames: impl Iterator<Item = Frame<'f>>,
-    ) -> Result<Self> {
-        let mut load = Self::without_flows(flows, v6, protocol, frames)?;
-        load.world.establish(flows, v6, protocol)?;
-        Ok(load)
-    }
-
     /// Packets of flows that nobody has begun.
-    pub(super) fn without_flows(
+    pub(super) fn new(
         flows: u32,
         v6: bool,
         protocol: u8,
@@ -95,6 +80,12 @@ impl<'f> Load<'f> {
         let template = Template::new(v6, protocol, ACK)?;
         let (batches, random) = (batches(frames), Random::new(52));
         Ok(Self { world, batches, template, random, flows, v6, protocol })
+    }
+
+    /// The same with the flows entered.
+    pub(super) fn established(mut self) -> Result<Self> {
+        self.world.establish(self.flows, self.v6, self.protocol)?;
+        Ok(self)
     }
 
     fn sample(&mut self) -> Result<f64> {

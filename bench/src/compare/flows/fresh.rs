@@ -18,7 +18,7 @@ use super::world::{Batch, World, vlan};
 use super::{Allocated, ROUND, ROUNDS, sized};
 use crate::compare::rules::Allocator;
 use crate::input::{self, Packet, RuleSet, Traffic};
-use crate::measure::{Subject, in_turns};
+use crate::measure::Subject;
 use crate::report::Report;
 
 const STRIDE: usize = 128;
@@ -48,11 +48,7 @@ pub(super) fn run(
     let mut load = Load::new(&input::thousand_rules(), flows, Frame::cut(&mut memory, STRIDE))?;
     load.sample()?;
     allocated.count(allocator, || load.sample())?;
-    let samples = in_turns(&mut [Subject::new("espalier", || load.sample())], runs)?;
-    for samples in samples {
-        report.row(case, "espalier", "ns", samples);
-    }
-    Ok(())
+    report.in_turns(case, &mut [Subject::new("espalier", || load.sample())], runs)
 }
 
 impl<'f> Load<'f> {

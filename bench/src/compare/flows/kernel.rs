@@ -17,7 +17,7 @@ use espalier_lab::netns::{NetNs, unique_name};
 use etherparse::PacketBuilder;
 
 use super::{DIFFERENCE, KERNEL};
-use crate::measure::{Quartiles, Subject, in_turns, nanoseconds_each};
+use crate::measure::{Quartiles, Subject, nanoseconds_each};
 use crate::peer;
 use crate::report::Report;
 
@@ -79,10 +79,7 @@ pub(super) fn run(report: &mut Report, runs: usize) -> Result<()> {
             Ok(each)
         }),
     ];
-    let samples = in_turns(&mut subjects, runs)?;
-    for (subject, samples) in subjects.iter().zip(samples) {
-        report.row(KERNEL, subject.name, "ns", samples);
-    }
+    report.in_turns(KERNEL, &mut subjects, runs)?;
     drop(subjects);
     // The first pair warmed up.
     report.row(KERNEL, DIFFERENCE, "ns", Quartiles::of(differences.split_off(1)));

@@ -9,7 +9,7 @@ use espalier_switch::flow::{FlowKey, FlowTable, Found, Outcome, PacketFacts, tcp
 use super::packets::TCP;
 use super::world::{NOW, World, ends, node};
 use super::{BATCH, ROUND, ROUNDS, sized};
-use crate::measure::{Subject, in_turns, nanoseconds_each};
+use crate::measure::{Subject, nanoseconds_each};
 use crate::random::Random;
 use crate::report::Report;
 
@@ -24,11 +24,7 @@ pub(super) fn run(report: &mut Report, case: &str, flows: u32, runs: usize) -> R
         let mut random = Random::new(51);
         subjects.push(Subject::new(name, move || sample(&mut world.shard.flows, &mut random, flows, v6)));
     }
-    let samples = in_turns(&mut subjects, runs)?;
-    for (subject, samples) in subjects.iter().zip(samples) {
-        report.row(case, subject.name, "ns", samples);
-    }
-    Ok(())
+    report.in_turns(case, &mut subjects, runs)
 }
 
 /// One run over flows drawn at random.

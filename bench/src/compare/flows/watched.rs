@@ -4,13 +4,13 @@
 
 use anyhow::{Result, ensure};
 use espalier_switch::facts;
-use espalier_switch::observe::{Samples, Watch, tap};
+use espalier_switch::observe::{Samples, Wanted, Watch, tap};
 
 use super::ROUND;
 use super::arena::Frame;
 use super::established::{Load, STRIDE};
 use super::packets::TCP;
-use crate::measure::{Subject, in_turns};
+use crate::measure::Subject;
 use crate::report::Report;
 
 /// Flows of the pods.
@@ -55,7 +55,7 @@ fn established(report: &mut Report, runs: usize) -> Result<()> {
     let mut memory = ESTABLISHED.map(|_| vec![0; ROUND * STRIDE]);
     let mut loads = Vec::new();
     for ((_, looks), memory) in ESTABLISHED.into_iter().zip(&mut memory) {
-        let mut load = Load::new(FLOWS, false, TCP, Frame::cut(memory, STRIDE))?;
+        let mut load = Load::new(FLOWS, false, TCP, Frame::cut(memory, STRIDE))?.established()?;
         let samples = watch(&mut load, looks);
         loads.push((load, samples));
     }
@@ -75,20 +75,16 @@ fn established(report: &mut Report, runs: usize) -> Result<()> {
             })
         })
         .collect();
-    let samples = in_turns(&mut subjects, runs)?;
-    for (subject, samples) in subjects.iter().zip(samples) {
-        report.row("flows/watched/10k", subject.name, "ns", samples);
-    }
-    Ok(())
+    report.in_turns("flows/watched/10k", &mut subjects, runs)
 }
 
 fn watch(load: &mut Load<'_>, looks: Looks) -> Option<Samples> {
-    let for_drops = looks == Looks::ForDrops;
-    let wanted = move |end: Option<_>| !for_drops || end.is_some();
-    let (tap, samples) = tap(SNAPLEN, Box::new(move |seen| wanted(seen.end.dropped())));
-    if looks == Looks::Nobody {
-        return None;
-    }
+    let wanted: Wanted = match looks {
+        Looks::Nobody => return None,
+        Looks::ForDrops => Box::new(|seen| seen.end.dropped().is_some()),
+        Looks::InTime | Looks::TooSlow => Box::new(|_| true),
+    };
+    let (tap, samples) = tap(SNAPLEN, wanted);
     load.world.shard.watch = Some(Box::new(Watch::new(Box::new(tap))));
     Some(samples)
 }
@@ -102,7 +98,7 @@ fn denied(report: &mut Report, runs: usize) -> Result<()> {
     let mut loads = Vec::new();
     for ((_, looks), memory) in DENIED.into_iter().zip(&mut memory) {
         // Nothing is established, and the group has no rules.
-        let mut load = Load::without_flows(FLOWS, false, TCP, Frame::cut(memory, STRIDE))?;
+        let mut load = Load::new(FLOWS, false, TCP, Frame::cut(memory, STRIDE))?;
         let (teller, listener) = facts::ring(FACTS);
         if looks != Looks::Nobody {
             load.world.shard.facts = Some(teller);
@@ -123,9 +119,5 @@ fn denied(report: &mut Report, runs: usize) -> Result<()> {
             })
         })
         .collect();
-    let samples = in_turns(&mut subjects, runs)?;
-    for (subject, samples) in subjects.iter().zip(samples) {
-        report.row("flows/denied", subject.name, "ns", samples);
-    }
-    Ok(())
+    report.in_turns("flows/denied", &mut subjects, runs)
 }
