@@ -29,12 +29,13 @@ pub(crate) fn with_near<T: ToString>(
     }
 }
 
-/// The same for a pod that the switch refused: its refusals begin with the name.
+/// The same for a pod that the switch refused, alone or in a filter: the name is in the refusal.
 pub(crate) fn pods_of_the_switch(error: CliError, global: &Global) -> CliError {
     match error {
         CliError::Switch(ClientError::Refused(refused)) => {
-            let wanted = refused.message.split(' ').next().and_then(|word| word.parse::<PodName>().ok());
-            let known = wanted.as_ref().filter(|_| refused.field == "pod").map(|_| pods(global));
+            let named = ["pod", "filter"].contains(&refused.field.as_str());
+            let wanted = refused.message.split(' ').find_map(|word| word.parse::<PodName>().ok());
+            let known = wanted.as_ref().filter(|_| named).map(|_| pods(global));
             let improved = match (wanted, known) {
                 (Some(wanted), Some(known)) if !known.contains(&wanted) => with_near(refused, &wanted, known),
                 _ => refused,

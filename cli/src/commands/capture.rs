@@ -68,7 +68,7 @@ fn lines(
     let mut progress = Progress::default();
     let watched = client.watch(request, args.duration, |event| {
         match event {
-            WatchEvent::Watching { .. } => {}
+            WatchEvent::Watching { .. } => progress.begun = true,
             WatchEvent::Lost(lost) => progress.lost = lost,
             WatchEvent::Packet(packet) => {
                 progress.packets += 1;
@@ -83,7 +83,9 @@ fn lines(
         }
         Ok(args.count.is_none_or(|count| progress.packets < count))
     });
-    progress.tell("");
+    if progress.begun {
+        progress.tell("");
+    }
     watched.map(|()| ExitCode::SUCCESS)
 }
 
@@ -105,6 +107,10 @@ fn file(
         ended = file.add(event, args);
         Ok(matches!(ended, Ok(true)))
     });
+    if !file.progress.begun {
+        // The switch refused: what the file held before stays.
+        return watched.map(|()| ExitCode::SUCCESS);
+    }
     let ended = ended.and_then(|_| file.end());
     file.progress.tell(&format!(", {} bytes", grouped(file.sink.written())));
     match ended {
@@ -125,7 +131,10 @@ impl File {
     fn add(&mut self, event: WatchEvent, args: &CaptureArgs) -> Result<bool, Failed> {
         match event {
             // A reader of a pipe sees the section at once.
-            WatchEvent::Watching { .. } => self.sink.write(&self.blocks.take())?,
+            WatchEvent::Watching { .. } => {
+                self.progress.begun = true;
+                self.sink.write(&self.blocks.take())?;
+            }
             WatchEvent::Lost(lost) => {
                 self.blocks.lost(lost);
                 self.progress.lost = lost;
@@ -159,6 +168,8 @@ const ROOM_FOR_END: u64 = 2048;
 /// How far it has come.
 #[derive(Default)]
 struct Progress {
+    /// Whether the workers look.
+    begun: bool,
     packets: u64,
     lost: u64,
     full: bool,

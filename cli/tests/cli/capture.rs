@@ -191,3 +191,18 @@ fn what_cannot_be_captured_is_refused_first() {
         assert!(run.stderr.contains(wanted), "{args:?}: {}", run.stderr);
     }
 }
+
+#[test]
+fn a_capture_that_the_switch_refuses_leaves_the_file_as_it_was() {
+    let name = Name::new();
+    assert_eq!(name.lab(&["up"]).code, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kept.pcapng");
+    fs::write(&file, "what was there before").unwrap();
+    let refused = Capture::start(&name, &["orders/apx", "-w", file.to_str().unwrap()]).wait();
+    assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{refused:?}");
+    assert!(refused.stderr.starts_with("error: filter: "), "{refused:?}");
+    assert!(refused.stderr.ends_with("; did you mean orders/api?\n"), "{refused:?}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "what was there before");
+    assert_eq!(name.lab(&["down"]).code, 0);
+}
