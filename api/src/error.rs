@@ -34,8 +34,19 @@ impl InputError {
         // `?` stands for a key that was not read to its end, and `.` for the document.
         let path = error.path().to_string();
         let field = path.trim_end_matches('?').trim_end_matches('.');
-        Self::new(field, error.into_inner().to_string())
+        Self::new(field, shortened(&error.into_inner().to_string()))
     }
+}
+
+/// The parser quotes the offending value whole, which in a foreign file is the file: its ends say what it is.
+fn shortened(message: &str) -> String {
+    const END: usize = 120;
+    let length = message.chars().count();
+    if length <= 2 * END {
+        return message.to_owned();
+    }
+    let start = message.chars().take(END).chain(['…']);
+    start.chain(message.chars().skip(length - END)).collect()
 }
 
 impl std::error::Error for InputError {}

@@ -423,6 +423,14 @@ groupMembers:
     }
 
     #[test]
+    fn a_foreign_file_is_not_quoted_whole() {
+        let error = Snapshot::from_yaml(&"root:x:0:0:root:/root:/bin/bash\n".repeat(1000)).unwrap_err();
+        assert!(error.message.starts_with("invalid type: string \"root:x:0:0:"), "{error}");
+        assert!(error.message.ends_with("expected struct Snapshot"), "{error}");
+        assert_eq!(error.message.chars().count(), 241, "{error}");
+    }
+
+    #[test]
     fn truncated_json_is_refused() {
         let json = serde_json::to_string(&Snapshot::from_yaml(SMALL).unwrap()).unwrap();
         for cut in 1..json.len() {
