@@ -1,7 +1,8 @@
 //! Connection tracking: one entry per flow, both directions, owned by one worker.
 //!
-//! The step calls this for every packet: `find_batch`, then `on_packet` on a hit, or its own verdict and `insert` on a
-//! miss. Packet facts, keys and time in; decisions out: no clock, no I/O, and no allocation after [`FlowTable::new`].
+//! The step calls this for every packet: `Lookups`, then `pass_steady` for the usual one, `on_packet` on any other hit, or
+//! its own verdict and `insert` on a miss. Packet facts, keys and time in; decisions out: no clock, no I/O, and no
+//! allocation after [`FlowTable::new`].
 //! Semantics are EC2's (user guide, "security group connection tracking"); what EC2 leaves open is said where it is decided.
 
 mod aging;
@@ -13,6 +14,7 @@ mod index;
 mod key;
 mod ledger;
 mod listing;
+mod lookup;
 mod pod;
 mod queue;
 pub mod related;
@@ -29,6 +31,7 @@ pub use config::{FlowConfig, FlowConfigError, PoolConfig};
 pub use key::{FlowKey, PodSlot, Selector};
 pub use ledger::{Accounts, RuleCounts, RuleKey};
 pub use listing::FlowRecord;
+pub use lookup::{Lookups, Sought};
 pub use state::{FlowState, tcp_flag};
 pub use table::FlowTable;
 pub use time::Now;

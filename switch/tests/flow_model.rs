@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use espalier_api::rule::Direction::{self, Egress, Ingress};
 use espalier_switch::flow::tcp_flag::{ACK, FIN, RST, SYN};
 use espalier_switch::flow::{
-    Accounts, FlowConfig, FlowKey, FlowState, FlowTable, Found, Judgement, NewFlow, Now, Outcome,
+    Accounts, FlowConfig, FlowKey, FlowState, FlowTable, Found, Judgement, Lookups, NewFlow, Now, Outcome,
     PacketFacts, PodSlot, PoolConfig, Refused, RuleCounts, RuleKey, Timeouts,
 };
 use proptest::prelude::*;
@@ -355,7 +355,15 @@ fn step(
     now: Now,
 ) -> Result<Fate, Refused> {
     let first = PacketFacts { direction, tcp_flags: flags, bytes: 100 };
-    if let Found::Hit(handle) = table.find(key) {
+    let mut lookups = Lookups::default();
+    let place = lookups.add(*key);
+    lookups.look(table);
+    let sought = lookups.get(place).expect("it was just added");
+    if table.pass_steady(sought, generation, &first, now) {
+        let handle = table.find_sought(sought).handle().expect("a packet of it has passed");
+        return Ok(Fate::Passed(table.state(handle).expect("it is in use")));
+    }
+    if let Found::Hit(handle) = table.find_sought(sought) {
         if table.needs_judgement(handle, generation) {
             match rules(generation, key, table.initiator(handle)) {
                 Some(judgement) => table.renew(handle, &judgement, now),

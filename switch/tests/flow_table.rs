@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use espalier_api::rule::Direction::{self, Egress, Ingress};
 use espalier_switch::flow::tcp_flag::{ACK, FIN, RST, SYN};
 use espalier_switch::flow::{
-    FlowConfig, FlowHandle, FlowKey, FlowState, FlowTable, Found, Judgement, NewFlow, Now, Outcome, Over,
-    PacketFacts, PodSlot, PoolConfig, Refused, Timeouts,
+    FlowConfig, FlowHandle, FlowKey, FlowState, FlowTable, Found, Judgement, Lookups, NewFlow, Now, Outcome,
+    Over, PacketFacts, PodSlot, PoolConfig, Refused, Timeouts,
 };
 
 const TCP: u8 = 6;
@@ -374,19 +374,32 @@ fn a_batch_finds_what_single_lookups_find() {
         table.insert(&key(POD, TCP, port), &new(packet(Egress, SYN)), at(0)).unwrap();
     }
     let keys: Vec<_> = (0..4000).map(|port| key(POD, TCP, port)).collect();
-    let mut found = vec![Found::Miss; keys.len()];
-    table.find_batch(&keys, &mut found);
-    for (port, (key, found)) in keys.iter().zip(&found).enumerate() {
-        assert_eq!(*found, table.find(key));
+    let mut lookups = Lookups::default();
+    keys.iter().for_each(|key| {
+        lookups.add(*key);
+    });
+    lookups.look(&table);
+    let find = |table: &FlowTable, place: usize| table.find_sought(lookups.get(place).unwrap());
+    for (port, key) in keys.iter().enumerate() {
+        let found = find(&table, port);
+        assert_eq!(found, table.find(key));
         assert_eq!(matches!(found, Found::Hit(_)), port % 2 == 0, "{port}");
     }
-    let (Found::Hit(first), second) = (found[0], found[1]) else { panic!("port 0 is in the table") };
-    table.remove(first);
+    // What was looked for stays right when the table changes.
+    let (first, third) = (find(&table, 0), find(&table, 2));
+    table.remove(first.handle().unwrap());
     let reused = table.insert(&keys[1], &new(packet(Egress, SYN)), at(0)).unwrap();
-    assert_eq!(reused, first, "the entry was used again");
-    assert_eq!(table.confirm(&keys[0], found[0]), Found::Miss);
-    assert_eq!(table.confirm(&keys[1], second), Found::Hit(reused));
-    assert_eq!(table.confirm(&keys[2], found[2]), found[2]);
+    assert_eq!(first, Found::Hit(reused), "the entry was used again");
+    assert_eq!(find(&table, 0), Found::Miss);
+    assert_eq!(find(&table, 1), Found::Hit(reused));
+    assert_eq!(find(&table, 2), third);
+    let before = table.record(reused, at(0));
+    assert!(!table.pass_steady(lookups.get(0).unwrap(), 1, &packet(Egress, ACK), at(0)));
+    assert_eq!(
+        table.record(reused, at(0)),
+        before,
+        "a packet of the old flow does not count for the new one"
+    );
 }
 
 #[test]

@@ -186,6 +186,22 @@ impl Entries {
         }
     }
 
+    /// What is remembered of `entry`, if it is the flow `key`.
+    #[inline(always)]
+    pub(super) fn track_of(&mut self, entry: u32, key: &FlowKey) -> Option<&mut Track> {
+        let entry = entry as usize;
+        match key.0 {
+            Repr::V4(key) => {
+                let held = self.v4.get_mut(entry)?;
+                (held.key == key).then_some(&mut held.track)
+            }
+            Repr::V6(key) => {
+                let held = self.v6.get_mut(entry.wrapping_sub(self.v4.len()))?;
+                (held.key == key).then_some(&mut held.track)
+            }
+        }
+    }
+
     /// The pod, the protocol and the state of `entry`.
     #[inline]
     pub(super) fn track_mut(&mut self, entry: u32) -> (PodSlot, u8, &mut Track) {

@@ -12,6 +12,7 @@ use super::entry::{Entries, Track};
 use super::index::{Index, NONE};
 use super::key::{FlowKey, PodSlot, Seed};
 use super::ledger::Ledger;
+use super::lookup::Sought;
 use super::pod::{Pod, Pool};
 use super::queue::Links;
 use super::state::{self, Class, FlowState, Marks, tcp_flag};
@@ -21,8 +22,6 @@ use super::{
 };
 use crate::facts::{EndedFlow, Teller};
 
-/// Keys whose lookups overlap.
-const BATCH: usize = 64;
 /// Entries of the other family that are stepped over in search of one to give up.
 const VICTIM_STEPS: usize = 16;
 
@@ -79,44 +78,17 @@ impl FlowTable {
         self.find_hashed(self.seed.hash(key), key)
     }
 
-    /// The flows of `keys`, in `out` at the same places. The stages run over many keys each, so that their cache
-    /// misses overlap.
-    ///
-    /// A handle is good until the table changes; [`Self::confirm`] makes an answer good again.
-    pub fn find_batch(&self, keys: &[FlowKey], out: &mut [Found]) {
-        for (keys, out) in keys.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
-            self.find_chunk(keys, out);
+    /// The flow that was looked for, whatever has become of the table since.
+    pub fn find_sought(&self, sought: &Sought) -> Found {
+        match self.entries.is(sought.guess, &sought.key) {
+            true => Found::Hit(FlowHandle(sought.guess)),
+            false => self.find_hashed(sought.hash, &sought.key),
         }
     }
 
-    fn find_chunk(&self, keys: &[FlowKey], out: &mut [Found]) {
-        let mut hashes = [0; BATCH];
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = self.seed.hash(key);
-            self.index.prefetch(*hash);
-        }
-        let hashes = &hashes[..keys.len().min(BATCH)];
-        let mut guesses = [NONE; BATCH];
-        for (guess, hash) in guesses.iter_mut().zip(hashes) {
-            *guess = self.index.guess(*hash);
-            self.entries.prefetch(*guess);
-        }
-        for (((out, key), &hash), &guess) in out.iter_mut().zip(keys).zip(hashes).zip(&guesses) {
-            *out = if self.entries.is(guess, key) {
-                Found::Hit(FlowHandle(guess))
-            } else {
-                self.find_hashed(hash, key)
-            };
-        }
-    }
-
-    /// What `found`, an earlier answer for `key`, has become after changes to the table.
-    #[inline]
-    pub fn confirm(&self, key: &FlowKey, found: Found) -> Found {
-        match found {
-            Found::Hit(handle) if self.entries.is(handle.0, key) => found,
-            _ => self.find(key),
-        }
+    /// A lookup of `key` for [`Self::find_sought`] that was not made ahead of time.
+    pub fn seek(&self, key: FlowKey) -> Sought {
+        Sought { key, hash: self.seed.hash(&key), guess: NONE }
     }
 
     fn find_hashed(&self, hash: u64, key: &FlowKey) -> Found {
@@ -130,16 +102,19 @@ impl FlowTable {
     #[inline]
     pub fn on_packet(&mut self, handle: FlowHandle, facts: &PacketFacts, now: Now) -> Outcome {
         let tick = now.tick();
-        let (_, _, track) = self.entries.track_mut(handle.0);
-        if let Some(state) = track.state
-            && state.is_steady(facts.tcp_flags)
-            && elapsed(tick, track.last_seen) <= Changes::RESTING
-        {
-            track.count(facts.direction, facts.bytes);
-            track.last_seen = tick;
-            return Outcome::Pass(state);
+        match self.entries.track_mut(handle.0).2.pass_steady(facts, tick) {
+            Some(state) => Outcome::Pass(state),
+            None => self.on_event(handle, facts, tick),
         }
-        self.on_event(handle, facts, tick)
+    }
+
+    /// [`Self::find_sought`], [`Self::needs_judgement`] and [`Self::on_packet`] in one look at the entry, for the usual
+    /// packet: its flow needs no judgement, is in a steady state and has not rested for long. Says whether it was one; if
+    /// not, nothing has happened.
+    #[inline(always)]
+    pub fn pass_steady(&mut self, sought: &Sought, generation: u32, facts: &PacketFacts, now: Now) -> bool {
+        let Some(track) = self.entries.track_of(sought.guess, &sought.key) else { return false };
+        !track.needs_judgement(generation) && track.pass_steady(facts, now.tick()).is_some()
     }
 
     /// A packet that may end the flow, change its state or break a rest.
@@ -385,10 +360,7 @@ impl FlowTable {
     /// [`Self::revoke`]. Both end a flow that is over instead; [`Self::on_packet`] then says `Over`.
     #[inline]
     pub fn needs_judgement(&self, handle: FlowHandle, generation: u32) -> bool {
-        let track = self.entries.track(handle.0);
-        let depends =
-            matches!(track.state, Some(FlowState::Untracked | FlowState::Revoked)) || track.marks.revoke();
-        depends && track.generation != generation
+        self.entries.track(handle.0).needs_judgement(generation)
     }
 
     /// Stamps a flow that was judged again and is allowed. An untracked flow that must be tracked now, and a revoked one
@@ -486,5 +458,27 @@ impl FlowTable {
     /// What has happened so far.
     pub fn stats(&self) -> FlowStats {
         self.stats
+    }
+}
+
+impl Track {
+    /// Accounts a packet that surely changes nothing else: the state of the flow, if it was one.
+    #[inline(always)]
+    fn pass_steady(&mut self, facts: &PacketFacts, tick: u32) -> Option<FlowState> {
+        let state = self.state?;
+        if !state.is_steady(facts.tcp_flags) || elapsed(tick, self.last_seen) > Changes::RESTING {
+            return None;
+        }
+        self.count(facts.direction, facts.bytes);
+        self.last_seen = tick;
+        Some(state)
+    }
+
+    /// See [`FlowTable::needs_judgement`].
+    #[inline(always)]
+    fn needs_judgement(&self, generation: u32) -> bool {
+        let depends =
+            matches!(self.state, Some(FlowState::Untracked | FlowState::Revoked)) || self.marks.revoke();
+        depends && self.generation != generation
     }
 }

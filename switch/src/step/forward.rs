@@ -9,7 +9,7 @@ use crate::reason::DropReason;
 use crate::tables::Tables;
 
 /// Rewrites the packet for the port it leaves by, or says why it cannot leave.
-#[inline]
+#[inline(always)]
 pub(super) fn forward<M: Memory>(
     memory: &M,
     links: &Links,

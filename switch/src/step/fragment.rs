@@ -126,8 +126,9 @@ pub(super) fn fragment<const WATCHED: bool, M: Memory>(
             fate.credit(shard, now, &item);
             tell_later(shard, now, &item, verdict);
         }
-        let Held { parsed, path, packet } = item;
-        finish::<WATCHED, M>(memory, shard, tables, (&parsed, path), packet, verdict, decided);
+        let Held { parsed, path, mut packet } = item;
+        let outcome = finish::<WATCHED, M>(memory, shard, tables, (&parsed, path), &mut packet, verdict);
+        shard.decide::<WATCHED>(packet, outcome, Some(&parsed), decided);
     }
 }
 

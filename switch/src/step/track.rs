@@ -10,7 +10,7 @@ use crate::facts::PacketFact;
 use crate::flow::related::{IcmpMessage, is_error};
 use crate::flow::{
     FlowHandle, FlowKey, FlowState, Found, Judgement, NewFlow, Now, Outcome, PacketFacts, PodSlot, Refused,
-    RuleKey,
+    RuleKey, Sought,
 };
 use crate::packet::{Packet, Upper};
 use crate::reason::DropReason;
@@ -83,21 +83,39 @@ pub(super) fn key(slot: PodSlot, direction: Direction, packet: &Packet) -> Optio
 
 /// Passes the packet for one pod, or says why not. `known` is what the batch's lookup found; packets before this one may
 /// have changed the table since.
+#[inline(always)]
 pub(super) fn track<P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
     leg: &Leg<'_>,
-    known: Option<(&FlowKey, Found)>,
+    known: Option<&Sought>,
+) -> Result<(), DropReason> {
+    if let Some(sought) = known
+        && shard.flows.pass_steady(sought, tables.stamp, &leg.facts(), now)
+    {
+        return Ok(());
+    }
+    decide(shard, tables, now, leg, known)
+}
+
+/// The same for the packets that are not the usual.
+#[inline(never)]
+fn decide<P>(
+    shard: &mut Shard<P>,
+    tables: &Tables,
+    now: Now,
+    leg: &Leg<'_>,
+    known: Option<&Sought>,
 ) -> Result<(), DropReason> {
     let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
-    let Some((key, found)) = known else {
+    let Some(sought) = known else {
         return match key(leg.slot, leg.direction, leg.packet) {
-            Some(key) => track(shard, tables, now, leg, Some((&key, Found::Miss))),
+            Some(key) => decide(shard, tables, now, leg, Some(&shard.flows.seek(key))),
             None => stateless(shard, tables, now, pod, leg),
         };
     };
-    if let Found::Hit(handle) = shard.flows.confirm(key, found) {
+    if let Found::Hit(handle) = shard.flows.find_sought(sought) {
         judge_again(shard, tables, now, pod, handle);
         match shard.flows.on_packet(handle, &leg.facts(), now) {
             Outcome::Pass(_) => return Ok(()),
@@ -105,7 +123,7 @@ pub(super) fn track<P>(
             Outcome::Over(_) => {}
         }
     }
-    begin(shard, tables, now, pod, leg, key)
+    begin(shard, tables, now, pod, leg, sought.key())
 }
 
 /// ICMP other than queries: an error about a live flow passes with it, anything else needs a rule. Neither makes state.

@@ -2,7 +2,7 @@
 
 use super::track::{self, Leg, key};
 use super::{Decided, From, Held, Memory, Shard, batch, is_audited, judge};
-use crate::flow::{FlowKey, Found, Now};
+use crate::flow::{Now, Sought};
 use crate::observe::LegSeen;
 use crate::packet::Packet;
 use crate::reason::DropReason;
@@ -54,7 +54,7 @@ pub(super) fn track<P>(
     tables: &Tables,
     now: Now,
     leg: &Leg<'_>,
-    known: Option<(&FlowKey, Found)>,
+    known: Option<&Sought>,
 ) -> Result<(), DropReason> {
     let flow = key(leg.slot, leg.direction, leg.packet);
     let handle = match &flow {
