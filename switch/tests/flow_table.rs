@@ -402,6 +402,28 @@ fn a_batch_finds_what_single_lookups_find() {
     );
 }
 
+/// Some of a full table's flows do not lie where they are looked for first.
+#[test]
+fn a_packet_of_each_flow_of_a_full_table_is_a_usual_one() {
+    const FLOWS: u16 = 4096;
+    let config = config(FLOWS.into(), FLOWS.into(), 0, FLOWS.into());
+    let ipv6 = PoolConfig { flows: 1, pod_quota: 1, pod_reserve: 0 };
+    let mut table = FlowTable::new(&FlowConfig { ipv6, ..config }).unwrap();
+    let mut lookups = Lookups::default();
+    for port in 0..FLOWS {
+        let key = key(POD, TCP, port);
+        connect(&mut table, &key, at(0)).unwrap();
+        lookups.add(key);
+    }
+    lookups.look(&table);
+    for place in 0..FLOWS.into() {
+        let sought = lookups.get(place).unwrap();
+        assert!(table.pass_steady(sought, 1, &packet(Ingress, ACK), at(1)), "{place}");
+        let record = table.record(table.find_sought(sought).handle().unwrap(), at(1)).unwrap();
+        assert_eq!(record.packets, [2, 2], "{place}");
+    }
+}
+
 #[test]
 fn a_listing_shows_each_live_flow_once() {
     let mut table = table();

@@ -16,9 +16,8 @@ const STRETCH: usize = 64;
 pub struct Sought {
     pub(super) key: FlowKey,
     pub(super) hash: u64,
-    /// The entry that the flow was found in, if it was found where it lies nearly always. It is compared again when it is
-    /// used: the table may have changed.
-    pub(super) guess: u32,
+    /// The entry that the flow was found in. It is compared again when it is used: the table may have changed.
+    pub(super) entry: u32,
 }
 
 impl Sought {
@@ -36,7 +35,7 @@ impl Lookups {
     /// Adds the lookup of `key`. Returns its place.
     #[inline(always)]
     pub fn add(&mut self, key: FlowKey) -> usize {
-        self.0.push(Sought { key, hash: 0, guess: NONE });
+        self.0.push(Sought { key, hash: 0, entry: NONE });
         self.0.len() - 1
     }
 
@@ -48,12 +47,12 @@ impl Lookups {
                 table.index.prefetch(sought.hash);
             }
             for sought in &mut *stretch {
-                sought.guess = table.index.guess(sought.hash);
-                table.entries.prefetch(sought.guess);
+                sought.entry = table.index.guess(sought.hash);
+                table.entries.prefetch(sought.entry);
             }
             for sought in stretch {
-                if !table.entries.is(sought.guess, &sought.key) {
-                    sought.guess = NONE;
+                if !table.entries.is(sought.entry, &sought.key) {
+                    sought.entry = table.entry_of(sought).unwrap_or(NONE);
                 }
             }
         }

@@ -75,27 +75,26 @@ impl FlowTable {
 
     /// The flow of `key`.
     pub fn find(&self, key: &FlowKey) -> Found {
-        self.find_hashed(self.seed.hash(key), key)
+        self.find_sought(&self.seek(*key))
     }
 
     /// The flow that was looked for, whatever has become of the table since.
     pub fn find_sought(&self, sought: &Sought) -> Found {
-        match self.entries.is(sought.guess, &sought.key) {
-            true => Found::Hit(FlowHandle(sought.guess)),
-            false => self.find_hashed(sought.hash, &sought.key),
-        }
+        let entry = match self.entries.is(sought.entry, &sought.key) {
+            true => Some(sought.entry),
+            false => self.entry_of(sought),
+        };
+        entry.map_or(Found::Miss, |entry| Found::Hit(FlowHandle(entry)))
+    }
+
+    /// The entry of a flow, wherever the index has it.
+    pub(super) fn entry_of(&self, sought: &Sought) -> Option<u32> {
+        self.index.find(sought.hash, |entry| self.entries.is(entry, &sought.key))
     }
 
     /// A lookup of `key` for [`Self::find_sought`] that was not made ahead of time.
     pub fn seek(&self, key: FlowKey) -> Sought {
-        Sought { key, hash: self.seed.hash(&key), guess: NONE }
-    }
-
-    fn find_hashed(&self, hash: u64, key: &FlowKey) -> Found {
-        match self.index.find(hash, |entry| self.entries.is(entry, key)) {
-            Some(entry) => Found::Hit(FlowHandle(entry)),
-            None => Found::Miss,
-        }
+        Sought { key, hash: self.seed.hash(&key), entry: NONE }
     }
 
     /// Accounts one packet of the flow and moves its state on.
@@ -113,7 +112,7 @@ impl FlowTable {
     /// not, nothing has happened.
     #[inline(always)]
     pub fn pass_steady(&mut self, sought: &Sought, generation: u32, facts: &PacketFacts, now: Now) -> bool {
-        let Some(track) = self.entries.track_of(sought.guess, &sought.key) else { return false };
+        let Some(track) = self.entries.track_of(sought.entry, &sought.key) else { return false };
         !track.needs_judgement(generation) && track.pass_steady(facts, now.tick()).is_some()
     }
 
