@@ -8,9 +8,25 @@ use std::path::{Path, PathBuf};
 
 use crate::InputError;
 
+/// The file of a socket; it goes when this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it removes the file"]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // One that stays is replaced by the next start.
+        let _removed = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Binds the socket, mode 0660; a stale file of an ended program is replaced, a living `program` is not. The listener
 /// does not block.
-pub fn bind(path: &Path, group: Option<&str>, program: &str) -> Result<UnixListener, InputError> {
+pub fn bind(
+    path: &Path,
+    group: Option<&str>,
+    program: &str,
+) -> Result<(UnixListener, SocketFile), InputError> {
     let refuse = |message: String| InputError::new("socket", format!("{}: {message}", path.display()));
     let group = group.map(group_id).transpose()?;
     if let Some(folder) = path.parent() {
@@ -33,7 +49,7 @@ pub fn bind(path: &Path, group: Option<&str>, program: &str) -> Result<UnixListe
         .and_then(|()| std::fs::rename(&private, path))
         .and_then(|()| listener.set_nonblocking(true))
         .map_err(|error| refuse(error.to_string()))?;
-    Ok(listener)
+    Ok((listener, SocketFile(path.to_owned())))
 }
 
 fn private_name(path: &Path) -> PathBuf {
@@ -65,8 +81,14 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
         assert!(bind(&path, None, "program").unwrap_err().message.contains("another program"));
-        drop(living);
-        bind(&path, None, "program").unwrap();
+        let (listener, file) = living;
+        drop(listener);
+        assert!(path.exists());
+        // As one that was killed.
+        std::mem::forget(file);
+        let restarted = bind(&path, None, "program").unwrap();
+        drop(restarted);
+        assert!(!path.exists());
         assert_eq!(bind(&path, Some("no such group"), "program").unwrap_err().field, "socket-group");
     }
 }

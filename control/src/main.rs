@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
 use espalier_api::InputError;
 use espalier_api::settings::{SettingsError, start_log};
 use espalier_control::agent::{self, Agent};
@@ -55,7 +54,7 @@ fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let socket =
+    let (socket, _file) =
         espalier_api::socket::bind(&config.socket, config.socket_group.as_deref(), "espalier-agent")?;
     let socket = UnixListener::from_std(socket)?;
     let tcp = match config.listen.0 {
@@ -78,8 +77,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
         tracing::info!("stopping; what the switch enforces stays in force");
     };
-    serve::serve(socket, tcp, shown, stopped).await?;
-    std::fs::remove_file(&config.socket).with_context(|| format!("removing {}", config.socket.display()))
+    Ok(serve::serve(socket, tcp, shown, stopped).await?)
 }
 
 /// The agent as it is set.

@@ -84,7 +84,7 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     let mut interrupt = signal(SignalKind::interrupt())?;
     let socket = config.socket.clone();
     let group = config.socket_group.clone();
-    let listener = espalier_api::socket::bind(&socket, group.as_deref(), "espalier-switch")?;
+    let (listener, file) = espalier_api::socket::bind(&socket, group.as_deref(), "espalier-switch")?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let metrics_tcp = bind_metrics(config.metrics_listen).await?;
     let metrics_rules = config.metrics_rules as usize;
@@ -113,7 +113,7 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     if let Some(scraped) = scraped {
         scraped.abort();
     }
-    std::fs::remove_file(&socket).with_context(|| format!("removing {}", socket.display()))?;
+    drop(file);
     let _cancelled = watching.await;
     let manager = Arc::into_inner(manager).context("a request is still under way")?;
     let manager = manager.into_inner().map_err(|_| anyhow::anyhow!("the manager is in an unknown state"))?;

@@ -194,5 +194,6 @@ fn cores_that_no_worker_can_have_are_refused_at_the_start() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(wanted), "{said}");
+        assert!(!socket.exists(), "a socket that nobody serves stays behind");
     }
 }
