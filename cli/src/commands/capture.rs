@@ -203,11 +203,12 @@ impl Progress {
 /// When, where, who to whom, and what became of it.
 fn line(packet: &WatchedPacket, out: &Output) -> String {
     let way = if packet.outbound { ">" } else { "<" };
-    let verdict = match (packet.fate, &packet.reason) {
-        (Fate::Forward, _) => out.paint("forward", Tone::Good),
-        (Fate::Consumed, _) => "consumed".to_owned(),
-        (Fate::Drop, reason) => {
-            format!("{} {}", out.paint("drop", Tone::Bad), reason.as_deref().unwrap_or_default())
+    let fate = packet.fate.label();
+    let verdict = match packet.fate {
+        Fate::Forward => out.paint(fate, Tone::Good),
+        Fate::Consumed => fate.to_owned(),
+        Fate::Drop => {
+            format!("{} {}", out.paint(fate, Tone::Bad), packet.reason.as_deref().unwrap_or_default())
         }
     };
     let rules = packet.legs.iter().filter_map(|leg| leg.rule.as_ref());
