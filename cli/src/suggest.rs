@@ -33,17 +33,19 @@ pub(crate) fn with_near<T: ToString>(
 pub(crate) fn pods_of_the_switch(error: CliError, global: &Global) -> CliError {
     match error {
         CliError::Switch(ClientError::Refused(refused)) => {
-            let named = ["pod", "filter"].contains(&refused.field.as_str());
-            let wanted = refused.message.split(' ').find_map(|word| word.parse::<PodName>().ok());
-            let known = wanted.as_ref().filter(|_| named).map(|_| pods(global));
-            let improved = match (wanted, known) {
-                (Some(wanted), Some(known)) if !known.contains(&wanted) => with_near(refused, &wanted, known),
-                _ => refused,
-            };
-            CliError::Switch(ClientError::Refused(improved))
+            CliError::Switch(ClientError::Refused(with_near_pods(refused, global)))
         }
         other => other,
     }
+}
+
+fn with_near_pods(refused: InputError, global: &Global) -> InputError {
+    let wanted = refused.message.split(' ').find_map(|word| word.parse::<PodName>().ok());
+    let Some(wanted) = wanted.filter(|_| ["pod", "filter"].contains(&refused.field.as_str())) else {
+        return refused;
+    };
+    let known = pods(global);
+    if known.contains(&wanted) { refused } else { with_near(refused, &wanted, known) }
 }
 
 /// The switch's pods; none where it does not answer any more.
