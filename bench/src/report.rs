@@ -1,8 +1,8 @@
 //! The result of a comparison: rows, goals, and how both are printed.
 
-use anyhow::Result;
 use std::fmt;
 
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::machine::Machine;

@@ -58,7 +58,7 @@ impl Lookups {
         }
     }
 
-    /// The lookup in a place.
+    /// The lookup in a place; worth something after [`Self::look`].
     #[inline(always)]
     pub fn get(&self, place: usize) -> Option<&Sought> {
         self.0.get(place)
