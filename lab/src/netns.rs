@@ -169,6 +169,9 @@ impl NetNs {
     /// Traffic control inside: `tc <arguments>`.
     pub fn tc(&self, arguments: &str) -> Result<(), NetNsError> {
         let mut command = Command::new("tc");
+        // `tc -n` mounts a /sys of its own, and then would take the first bpffs it finds, which may be another lab's on
+        // its way out (iproute2 lib/bpf_legacy.c, bpf_get_work_dir). Named, it mounts one there that goes with it.
+        command.env("TC_BPF_MNT", "/sys/fs/bpf");
         command.args(["-n", &self.name]).args(arguments.split_whitespace());
         run_tool("tc", &mut command, &self.name, None).map(|_| ())
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::fs;
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -12,6 +13,7 @@ use espalier_lab::netns::NetNs;
 use espalier_lab::packet_socket::PacketSocket;
 use espalier_lab::scenario::{Endpoint, Scenario};
 use espalier_lab::topology::{Topology, Wiring};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -146,4 +148,26 @@ fn a_build_that_panics_or_fails_leaves_no_namespace() {
     assert!(blocker.exists());
     assert!(!NetNs::existing(format!("{name}-node")).exists());
     assert_eq!(scenario.endpoint("db"), Ok(Endpoint::Host(0)));
+}
+
+/// A bpffs as another lab's switch mounts one; unmounted on a panic too.
+struct OthersBpffs(tempfile::TempDir);
+
+impl Drop for OthersBpffs {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_lab_uses_nobody_elses_bpffs() {
+    let folder = tempfile::tempdir().unwrap();
+    mount("none", folder.path(), "bpf", MountFlags::empty(), None).unwrap();
+    let others = OthersBpffs(folder);
+    let _net = Net::build("g", 1500);
+    // tc makes tc/globals in the one it takes.
+    assert!(!others.0.path().join("tc").exists());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let stacked = mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/sys/fs/bpf")).count();
+    assert!(stacked <= 1, "{mounts}");
 }
