@@ -134,7 +134,7 @@ fn update(criterion: &mut Criterion) {
                         lookups.add(*key);
                     }
                     lookups.look(&table);
-                    for place in 0..keys.len() {
+                    for place in 0..keys.len() as u32 {
                         let sought = lookups.get(place).expect("it was added");
                         assert!(table.pass_steady(sought, 0, &facts, NOW), "every flow is there");
                     }

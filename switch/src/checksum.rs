@@ -10,12 +10,12 @@ use crate::packet::{Fragment, Packet};
 /// Whether `bytes`, checksum field included, sum to zero.
 #[inline(always)]
 pub fn verifies(bytes: &[u8]) -> bool {
-    fold(sum(0, bytes)) == 0xffff
+    fold(sum(bytes)) == 0xffff
 }
 
 /// The checksum of `bytes` (whose checksum field is zero).
 pub fn of(bytes: &[u8]) -> u16 {
-    !fold(sum(0, bytes))
+    u16::from_be(!fold(sum(bytes)))
 }
 
 /// Offset in the frame of the checksum field, if it holds only the pseudo-header sum.
@@ -44,11 +44,11 @@ pub fn complete<'a>(packet: &Packet, segments: impl Iterator<Item = &'a [u8]>) -
         skip -= start;
         let part = &segment[start..segment.len().min(start + left)];
         left -= part.len();
-        let folded = fold(sum(0, part));
+        let folded = fold(sum(part));
         total += u64::from(if odd { folded.swap_bytes() } else { folded });
         odd ^= part.len() % 2 == 1;
     }
-    match !fold(total) {
+    match u16::from_be(!fold(total)) {
         // RFC 768: zero means "no checksum" in UDP, so the other zero is sent.
         0 if packet.protocol == protocol::UDP => 0xffff,
         value => value,
@@ -66,18 +66,15 @@ fn pseudo(packet: &Packet) -> u64 {
         + packet.l4_len() as u64
 }
 
-/// Adds big-endian 16-bit words; an odd last byte counts as the high half.
+/// Adds 16-bit words as they lie in memory, an odd last byte with a zero behind it. Such a sum has the bytes of the sum of
+/// big-endian words, in the machine's order (RFC 1071 section 2 (B)).
 #[inline(always)]
-fn sum(start: u64, bytes: &[u8]) -> u64 {
-    let mut chunks = bytes.chunks_exact(4);
-    let mut total = start;
-    for chunk in &mut chunks {
-        total += u64::from(u32::from_be_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
-    }
-    let rest = chunks.remainder();
+fn sum(bytes: &[u8]) -> u64 {
+    let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
+    let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_be_bytes(last))
+    words.iter().map(|bytes| word(*bytes)).sum::<u64>() + word(last)
 }
 
 #[inline]

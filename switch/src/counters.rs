@@ -177,6 +177,16 @@ pub enum Blame {
     Ingress(PodSlot),
 }
 
+impl Blame {
+    /// What a pod's policy or port for a direction is blamed for.
+    pub(crate) fn of(slot: PodSlot, direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::Ingress(slot),
+            Direction::Egress => Self::Egress(slot),
+        }
+    }
+}
+
 /// Counters of one worker.
 #[derive(Debug, Clone)]
 pub struct ShardCounters {

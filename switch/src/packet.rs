@@ -13,6 +13,8 @@ const ETHERNET_HEADER: usize = 14;
 pub(crate) const VLAN_TAG: usize = 4;
 /// Where a tag lies: behind the MAC addresses.
 const TAG_AT: usize = 12;
+/// The first byte of an IPv4 header without options.
+const VERSION_4_PLAIN: u8 = 0x45;
 const IPV6_HEADER: usize = 40;
 /// More extension headers than any sane packet has; a longer chain is refused.
 const MAX_EXTENSIONS: usize = 8;
@@ -44,13 +46,11 @@ pub struct Packet {
     pub l3: u16,
     /// Offset of the upper-layer header in the frame.
     pub l4: u16,
+    /// Source and destination port; ICMP: type, code and identifier.
+    selector: u32,
     fragment_id: u32,
     /// As IPv6 has it: the offset in bytes, whose lowest bits are zero, and in the lowest whether more follow.
     fragment_part: u16,
-    /// Source port; ICMP: type and code.
-    first: u16,
-    /// Destination port; ICMP: identifier.
-    second: u16,
     /// Upper-layer protocol, after any extension headers.
     pub protocol: u8,
     tcp_flags: u8,
@@ -112,10 +112,9 @@ impl Packet {
         end: 0,
         l3: 0,
         l4: 0,
+        selector: 0,
         fragment_id: 0,
         fragment_part: 0,
-        first: 0,
-        second: 0,
         protocol: 0,
         tcp_flags: 0,
         family: Family::V4,
@@ -142,10 +141,10 @@ impl Packet {
     /// What the upper-layer header says.
     #[inline]
     pub fn upper(&self) -> Upper {
-        let Self { first, second, tcp_flags, .. } = *self;
+        let (first, second) = ((self.selector >> 16) as u16, self.selector as u16);
         match self.protocol {
             _ if is_later(self.fragment_part) => Upper::Opaque,
-            protocol::TCP => Upper::Tcp { source: first, destination: second, flags: tcp_flags },
+            protocol::TCP => Upper::Tcp { source: first, destination: second, flags: self.tcp_flags },
             protocol::UDP => Upper::Udp { source: first, destination: second },
             protocol::ICMP | protocol::ICMPV6 => {
                 let [kind, code] = first.to_be_bytes();
@@ -214,10 +213,12 @@ pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReas
 #[inline(always)]
 fn ipv4(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
     let header: [u8; 20] = array(head, l3).ok_or(DropReason::Ipv4HeaderInvalid)?;
-    let header_len = usize::from(header[0] & 0x0f) * 4;
+    let header_len = match header[0] {
+        VERSION_4_PLAIN => 20,
+        other => with_options(other)?,
+    };
     let packet_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let fits = header_len >= 20 && packet_len >= header_len && l3 + packet_len <= total;
-    if header[0] >> 4 != 4 || !fits {
+    if packet_len < header_len || l3 + packet_len > total {
         return Err(DropReason::Ipv4HeaderInvalid);
     }
     if header_len == 20 {
@@ -247,6 +248,14 @@ fn ipv4(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
             ..Packet::BLANK
         },
     )
+}
+
+/// The length of a header with options, from its first byte.
+#[cold]
+fn with_options(version_and_length: u8) -> Result<usize, DropReason> {
+    let header_len = usize::from(version_and_length & 0x0f) * 4;
+    let valid = version_and_length >> 4 == 4 && header_len >= 20;
+    if valid { Ok(header_len) } else { Err(DropReason::Ipv4HeaderInvalid) }
 }
 
 #[cold]
@@ -362,33 +371,28 @@ fn finish(head: &[u8], mut packet: Packet) -> Result<Packet, DropReason> {
         return Ok(packet);
     }
     let l4 = usize::from(packet.l4);
-    let upper = head.get(l4..head.len().min(packet.end as usize)).unwrap_or_default();
+    let whole = &head[..head.len().min(packet.end as usize)];
     match packet.protocol {
         protocol::TCP => {
-            let header: [u8; 20] = array(upper, 0).ok_or(DropReason::TcpHeaderInvalid)?;
+            let header: [u8; 20] = array(whole, l4).ok_or(DropReason::TcpHeaderInvalid)?;
             let header_len = usize::from(header[12] >> 4) * 4;
-            if header_len < 20 || header_len > upper.len() {
+            if header_len < 20 || l4 + header_len > whole.len() {
                 return Err(DropReason::TcpHeaderInvalid);
             }
             packet.tcp_flags = header[13];
-            [packet.first, packet.second] = half_words([header[0], header[1], header[2], header[3]]);
+            packet.selector = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
         }
         protocol::UDP => {
-            let header: [u8; 8] = array(upper, 0).ok_or(DropReason::UdpHeaderInvalid)?;
-            [packet.first, packet.second] = half_words([header[0], header[1], header[2], header[3]]);
+            let header: [u8; 8] = array(whole, l4).ok_or(DropReason::UdpHeaderInvalid)?;
+            packet.selector = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
         }
         protocol::ICMP | protocol::ICMPV6 => {
-            let header: [u8; 8] = array(upper, 0).ok_or(DropReason::IcmpHeaderInvalid)?;
-            [packet.first, packet.second] = half_words([header[0], header[1], header[4], header[5]]);
+            let header: [u8; 8] = array(whole, l4).ok_or(DropReason::IcmpHeaderInvalid)?;
+            packet.selector = u32::from_be_bytes([header[0], header[1], header[4], header[5]]);
         }
         _ => {}
     }
     Ok(packet)
-}
-
-#[inline]
-fn half_words([a, b, c, d]: [u8; 4]) -> [u16; 2] {
-    [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]
 }
 
 /// `N` bytes of `bytes` from `at`, if they are there.

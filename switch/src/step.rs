@@ -27,6 +27,7 @@ mod track;
 mod watched;
 
 use guard::Bytes;
+use track::Leg;
 
 pub(crate) use forward::complete_checksum;
 pub use fragment::{Fate, Held};
@@ -132,37 +133,36 @@ struct Batch {
 
 /// What the guard made of a packet.
 enum Admitted {
-    /// It is looked up; the lookups' places: as egress of one pod, as ingress of another.
-    Guarded { parsed: Packet, path: Path, sought: [usize; 2] },
-    /// It was handed over for a pod that has left meanwhile.
-    Elsewhere(PodSlot),
+    /// It is looked up; the lookups' places, by `Direction as usize`.
+    Guarded { parsed: Packet, path: Path, sought: [u32; 2] },
     /// Its way ends.
     Stopped(Stop),
 }
 
 /// The place of a lookup that is not there.
-const NOWHERE: usize = usize::MAX;
-
-/// The lookups of a packet: for the egress of one pod, for the ingress of another.
-type Known<'a> = [Option<&'a Sought>; 2];
+const NOWHERE: u32 = u32::MAX;
 
 /// Whether policy lets a packet pass; if not, why, and whose drop it is.
 pub type Verdict = Result<(), (DropReason, Blame)>;
 
-/// The two policies that a packet must pass.
+/// Between which ends a packet goes, and so whose policies it must pass here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Path {
-    /// The pod that sends it, if it is one of ours.
-    source: Option<PodSlot>,
-    /// The pod that gets it, if it is one of ours and at home here.
-    destination: Option<PodSlot>,
-    /// The pod that gets it, if it is one of ours and at home with another worker.
-    elsewhere: Option<PodSlot>,
+enum Path {
+    /// To a pod: from the trunk, or from a pod at home with another worker, whose policy let it out there.
+    In { to: PodSlot },
+    /// From a pod to the trunk.
+    Out { from: PodSlot },
+    /// From one pod to another.
+    Across { from: PodSlot, to: PodSlot },
+    /// From a pod to one at home with another worker, where the policy of that one comes.
+    Away { from: PodSlot, to: PodSlot },
 }
 
 /// Why a stage ended a packet's way.
 #[derive(Clone, Copy)]
 enum Stop {
+    /// It was handed over for a pod that has left meanwhile.
+    Elsewhere(PodSlot),
     /// The responder used it up; from a pod, or from the trunk (`None`).
     Consumed(Option<PodSlot>),
     Drop(DropReason, Blame),
@@ -208,10 +208,6 @@ fn batch<const WATCHED: bool, M: Memory>(
     for (mut packet, admitted) in packets.drain(..).zip(&batch.admitted) {
         let (parsed, path, sought) = match admitted {
             Admitted::Guarded { parsed, path, sought } => (parsed, *path, *sought),
-            Admitted::Elsewhere(to) => {
-                decided.push((packet, Outcome::HandOver { to: *to }));
-                continue;
-            }
             Admitted::Stopped(stop) => {
                 shard.stopped::<WATCHED>(packet, *stop, decided);
                 continue;
@@ -228,9 +224,9 @@ fn batch<const WATCHED: bool, M: Memory>(
             );
             continue;
         }
-        let known = sought.map(|place| batch.lookups.get(place));
+        let known = |direction: Direction| batch.lookups.get(sought[direction as usize]);
         let head = memory.head(&packet);
-        let verdict = policies::<WATCHED, _>(shard, tables, now, parsed, path, head, known);
+        let verdict = policies::<WATCHED, _>(shard, tables, now, (parsed, head), path, known);
         let outcome = finish::<WATCHED, M>(memory, shard, tables, (parsed, path), &mut packet, verdict);
         shard.decide::<WATCHED>(packet, outcome, Some(parsed), decided);
     }
@@ -288,22 +284,19 @@ impl Batch {
     #[inline(always)]
     fn enter(&mut self, guarded: Result<(Packet, Path), Stop>) {
         let (parsed, path) = match guarded {
-            Ok((_, Path { source: None, elsewhere: Some(to), .. })) => {
-                return self.admitted.push(Admitted::Elsewhere(to));
-            }
             Ok(passed) => passed,
             Err(stop) => return self.admitted.push(Admitted::Stopped(stop)),
         };
         let mut sought = [NOWHERE; 2];
-        if let Some(slot) = path.source
+        if let Some(slot) = path.source()
             && let Some(key) = track::key(slot, Direction::Egress, &parsed)
         {
-            sought[0] = self.lookups.add(key);
+            sought[Direction::Egress as usize] = self.lookups.add(key);
         }
-        if let Some(slot) = path.destination
+        if let Some(slot) = path.destination()
             && let Some(key) = track::key(slot, Direction::Ingress, &parsed)
         {
-            sought[1] = self.lookups.add(key);
+            sought[Direction::Ingress as usize] = self.lookups.add(key);
         }
         self.admitted.push(Admitted::Guarded { parsed, path, sought });
     }
@@ -360,36 +353,42 @@ pub fn take_fragments<M: Memory>(
 
 /// The policy of the pod that sends, then that of the pod that gets.
 #[inline(always)]
-fn policies<const WATCHED: bool, P>(
+fn policies<'a, const WATCHED: bool, P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
-    parsed: &Packet,
+    (parsed, head): (&Packet, &[u8]),
     path: Path,
-    head: &[u8],
-    known: Known<'_>,
+    known: impl Fn(Direction) -> Option<&'a Sought>,
 ) -> Verdict {
-    let [source, destination] = known;
-    if let Some(slot) = path.source {
-        let leg = track::Leg::egress(slot, parsed, head);
-        policy::<WATCHED, _>(shard, tables, now, &leg, source)
-            .map_err(|reason| (reason, Blame::Egress(slot)))?;
+    let mut pass = |slot, direction| {
+        let known = known(direction);
+        if !WATCHED
+            && let Some(sought) = known
+            && shard.flows.pass_steady(sought, tables.stamp, &track::facts(parsed, direction), now)
+        {
+            return Ok(());
+        }
+        let leg = Leg { slot, direction, packet: parsed, head };
+        policy::<WATCHED, _>(shard, tables, now, &leg, known)
+            .map_err(|reason| (reason, Blame::of(slot, direction)))
+    };
+    if let Some(slot) = path.source() {
+        pass(slot, Direction::Egress)?;
     }
-    if let Some(slot) = path.destination {
-        let leg = track::Leg::ingress(slot, parsed, head);
-        policy::<WATCHED, _>(shard, tables, now, &leg, destination)
-            .map_err(|reason| (reason, Blame::Ingress(slot)))?;
+    if let Some(slot) = path.destination() {
+        pass(slot, Direction::Ingress)?;
     }
     Ok(())
 }
 
-/// The policy of one pod.
-#[inline(always)]
+/// The policy of one pod, for a packet that is not the usual or is looked at.
+#[inline(never)]
 fn policy<const WATCHED: bool, P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
-    leg: &track::Leg<'_>,
+    leg: &Leg<'_>,
     known: Option<&Sought>,
 ) -> Result<(), DropReason> {
     let verdict = match WATCHED {
@@ -408,7 +407,7 @@ fn denied<P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
-    leg: &track::Leg<'_>,
+    leg: &Leg<'_>,
     reason: DropReason,
 ) -> Result<(), DropReason> {
     let audited = is_audited(tables, leg.slot, reason);
@@ -441,21 +440,36 @@ fn finish<const WATCHED: bool, M: Memory>(
     if WATCHED && let Some(watch) = &mut shard.watch {
         watch.keep(memory.head(packet), memory.len(packet));
     }
-    if let Some(slot) = path.source
-        && path.crosses(verdict)
+    if let Path::Across { from, .. } | Path::Away { from, .. } = path
+        && !matches!(verdict, Err((_, Blame::Egress(_))))
     {
-        shard.counters.let_through(slot, memory.len(packet));
+        shard.counters.let_through(from, memory.len(packet));
     }
     let (reason, blame) = match verdict {
         Err(refused) => refused,
         Ok(()) => {
-            if let Some(to) = path.elsewhere {
-                forward::complete_checksum(memory, parsed, packet);
-                return Outcome::HandOver { to };
-            }
-            let blame = path.blame();
-            match forward::forward(memory, &shard.links, tables, parsed, path, packet) {
-                Ok(()) => return Outcome::Forward { to: path.destination, blame },
+            let hop = match path {
+                Path::In { to } | Path::Across { to, .. } => {
+                    forward::to_pod(&shard.links, parsed, memory.len(packet), to)
+                }
+                Path::Out { from } => forward::to_trunk(&shard.links, tables, parsed, from),
+                Path::Away { to, .. } => {
+                    forward::complete_checksum(memory, parsed, packet);
+                    return Outcome::HandOver { to };
+                }
+            };
+            let (to, blame) = match path {
+                Path::Out { from } | Path::Away { from, .. } => (None, Blame::Egress(from)),
+                Path::In { to } | Path::Across { to, .. } => (Some(to), Blame::Ingress(to)),
+            };
+            match hop {
+                Ok(hop) => {
+                    if !matches!(path, Path::In { .. }) {
+                        forward::complete_checksum(memory, parsed, packet);
+                    }
+                    forward::readdress(memory, hop, packet);
+                    return Outcome::Forward { to, blame };
+                }
                 Err(reason) => (reason, blame),
             }
         }
@@ -465,17 +479,39 @@ fn finish<const WATCHED: bool, M: Memory>(
 }
 
 impl Path {
-    /// Whether a packet is between two pods of the node, and the first's policy let it through.
-    fn crosses(self, verdict: Verdict) -> bool {
-        self.destination.or(self.elsewhere).is_some() && !matches!(verdict, Err((_, Blame::Egress(_))))
+    /// The pod whose egress policy it must pass.
+    #[inline(always)]
+    fn source(self) -> Option<PodSlot> {
+        match self {
+            Self::In { .. } => None,
+            Self::Out { from } | Self::Across { from, .. } | Self::Away { from, .. } => Some(from),
+        }
     }
 
-    /// Whose drop a packet is that policy let pass.
-    fn blame(self) -> Blame {
+    /// The pod whose ingress policy it must pass here.
+    #[inline(always)]
+    fn destination(self) -> Option<PodSlot> {
         match self {
-            Self { destination: Some(slot), .. } => Blame::Ingress(slot),
-            Self { source: Some(slot), .. } => Blame::Egress(slot),
-            Self { source: None, destination: None, .. } => Blame::Nobody,
+            Self::In { to } | Self::Across { to, .. } => Some(to),
+            Self::Out { .. } | Self::Away { .. } => None,
+        }
+    }
+
+    /// Both policies, in order.
+    fn policies(self) -> [Option<(PodSlot, Direction)>; 2] {
+        [
+            self.source().map(|slot| (slot, Direction::Egress)),
+            self.destination().map(|slot| (slot, Direction::Ingress)),
+        ]
+    }
+
+    /// The first of them.
+    fn first_policy(self) -> (PodSlot, Direction) {
+        match self {
+            Self::In { to } => (to, Direction::Ingress),
+            Self::Out { from } | Self::Across { from, .. } | Self::Away { from, .. } => {
+                (from, Direction::Egress)
+            }
         }
     }
 }

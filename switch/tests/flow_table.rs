@@ -379,9 +379,9 @@ fn a_batch_finds_what_single_lookups_find() {
         lookups.add(*key);
     });
     lookups.look(&table);
-    let find = |table: &FlowTable, place: usize| table.find_sought(lookups.get(place).unwrap());
+    let find = |table: &FlowTable, place: u32| table.find_sought(lookups.get(place).unwrap());
     for (port, key) in keys.iter().enumerate() {
-        let found = find(&table, port);
+        let found = find(&table, port as u32);
         assert_eq!(found, table.find(key));
         assert_eq!(matches!(found, Found::Hit(_)), port % 2 == 0, "{port}");
     }

@@ -5,6 +5,7 @@
 //! insert always finds one.
 
 use espalier_xsk::prefetch;
+use wide::u16x8;
 
 /// No entry.
 pub(super) const NONE: u32 = u32::MAX;
@@ -12,14 +13,12 @@ pub(super) const NONE: u32 = u32::MAX;
 const LANES: usize = 8;
 /// Entries per bucket when the table is full. At four, 0.65 % of the entries lie outside their home bucket.
 const FILL: usize = 4;
-const LOW: u64 = 0x0001_0001_0001_0001;
-const HIGH: u64 = 0x8000_8000_8000_8000;
 
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// Eight 16-bit tags, four a word; 0 in a free lane, but not only there.
-    tags: [u64; 2],
+    /// 0 in a free lane, but not only there.
+    tags: [u16; LANES],
     entries: [u32; LANES],
     /// How many entries have this bucket between their home and their place.
     passed: u32,
@@ -32,32 +31,22 @@ pub(super) struct Index {
     buckets: Vec<Bucket>,
 }
 
-/// Bit 15 of each 16-bit lane of `word` that equals `tag`. Lanes above a true match may be wrong, the lowest never.
-#[inline]
-fn matches(word: u64, tag: u16) -> u64 {
-    let difference = word ^ (u64::from(tag) * LOW);
-    difference.wrapping_sub(LOW) & !difference & HIGH
-}
-
 #[inline]
 fn tag(hash: u64) -> u16 {
     hash as u16
 }
 
 impl Bucket {
-    const EMPTY: Self = Self { tags: [0; 2], entries: [NONE; LANES], passed: 0 };
+    const EMPTY: Self = Self { tags: [0; LANES], entries: [NONE; LANES], passed: 0 };
 
-    /// One bit for each lane that may hold `tag`: lanes 0 to 3 at bits 0, 16, 32, 48, lanes 4 to 7 one bit higher, so
-    /// that both words are searched without a branch. The lowest bit is always a true match.
+    /// One bit for each lane that holds `tag`.
     #[inline]
-    fn matches(&self, tag: u16) -> u64 {
-        matches(self.tags[0], tag) >> 15 | matches(self.tags[1], tag) >> 14
+    fn matches(&self, tag: u16) -> u32 {
+        u16x8::new(self.tags).simd_eq(u16x8::splat(tag)).to_bitmask()
     }
 
     fn set(&mut self, lane: usize, tag: u16, entry: u32) {
-        let shift = (lane % 4) * 16;
-        let word = &mut self.tags[lane / 4];
-        *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
+        self.tags[lane] = tag;
         self.entries[lane] = entry;
     }
 
@@ -77,9 +66,8 @@ impl Bucket {
 
 /// The lane of the lowest bit of [`Bucket::matches`].
 #[inline]
-fn lane(matches: u64) -> usize {
-    let bit = matches.trailing_zeros() as usize;
-    (bit / 16 + bit % 16 * 4) % LANES
+fn lane(matches: u32) -> usize {
+    matches.trailing_zeros() as usize % LANES
 }
 
 impl Index {

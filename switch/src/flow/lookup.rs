@@ -34,9 +34,9 @@ pub struct Lookups(Vec<Sought>);
 impl Lookups {
     /// Adds the lookup of `key`. Returns its place.
     #[inline(always)]
-    pub fn add(&mut self, key: FlowKey) -> usize {
+    pub fn add(&mut self, key: FlowKey) -> u32 {
         self.0.push(Sought { key, hash: 0, entry: NONE });
-        self.0.len() - 1
+        (self.0.len() - 1) as u32
     }
 
     /// Looks for all of them.
@@ -60,8 +60,8 @@ impl Lookups {
 
     /// The lookup in a place; worth something after [`Self::look`].
     #[inline(always)]
-    pub fn get(&self, place: usize) -> Option<&Sought> {
-        self.0.get(place)
+    pub fn get(&self, place: u32) -> Option<&Sought> {
+        self.0.get(place as usize)
     }
 
     /// Forgets all of them.

@@ -1,6 +1,6 @@
 //! The last stage: next hop, MAC addresses, and the checksum that a pod's transmit offload left open.
 
-use super::{Memory, Path};
+use super::Memory;
 use crate::checksum;
 use crate::flow::PodSlot;
 use crate::neighbour::Links;
@@ -8,36 +8,26 @@ use crate::packet::{Packet, array};
 use crate::reason::DropReason;
 use crate::tables::Tables;
 
-/// Rewrites the packet for the port it leaves by, or says why it cannot leave.
+/// The MAC addresses that the packet gets: destination, source.
+pub(super) type Hop<'a> = (&'a [u8; 6], &'a [u8; 6]);
+
+/// Writes the MAC addresses into the packet.
 #[inline(always)]
-pub(super) fn forward<M: Memory>(
-    memory: &M,
-    links: &Links,
-    tables: &Tables,
-    parsed: &Packet,
-    path: Path,
-    packet: &mut M::Packet,
-) -> Result<(), DropReason> {
-    let (destination, source) = match path {
-        Path { destination: Some(slot), .. } => to_pod(links, parsed, memory.len(packet), slot)?,
-        Path { source: Some(slot), .. } => to_trunk(links, tables, parsed, slot)?,
-        Path { source: None, destination: None, .. } => return Err(DropReason::PortUnknown),
-    };
-    if path.source.is_some() {
-        complete_checksum(memory, parsed, packet);
-    }
+pub(super) fn readdress<M: Memory>(memory: &M, (destination, source): Hop<'_>, packet: &mut M::Packet) {
     if let Some(macs) = memory.head_mut(packet).first_chunk_mut::<12>() {
         macs[..6].copy_from_slice(destination);
         macs[6..].copy_from_slice(source);
     }
-    Ok(())
 }
 
-/// The MAC addresses that the packet gets: destination, source.
-type Hop<'a> = (&'a [u8; 6], &'a [u8; 6]);
-
-#[inline]
-fn to_pod<'a>(links: &'a Links, parsed: &Packet, total: usize, slot: PodSlot) -> Result<Hop<'a>, DropReason> {
+/// The way to a pod, or why the packet cannot take it.
+#[inline(always)]
+pub(super) fn to_pod<'a>(
+    links: &'a Links,
+    parsed: &Packet,
+    total: usize,
+    slot: PodSlot,
+) -> Result<Hop<'a>, DropReason> {
     let link = links.link(slot);
     let host = link.host.as_ref().ok_or(DropReason::PortDown)?;
     let pod_mac = link.pod_mac.as_ref().ok_or(DropReason::PodUnresolved)?;
@@ -47,8 +37,9 @@ fn to_pod<'a>(links: &'a Links, parsed: &Packet, total: usize, slot: PodSlot) ->
     Ok((pod_mac, &host.mac))
 }
 
-#[inline]
-fn to_trunk<'a>(
+/// The same from a pod to the trunk.
+#[inline(always)]
+pub(super) fn to_trunk<'a>(
     links: &'a Links,
     tables: &'a Tables,
     parsed: &Packet,

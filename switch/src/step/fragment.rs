@@ -23,17 +23,13 @@ pub struct Held<P> {
 
 impl<P> Held<P> {
     fn blame(&self) -> Blame {
-        match self.path {
-            Path { source: Some(slot), .. } => Blame::Egress(slot),
-            Path { destination: Some(slot), .. } => Blame::Ingress(slot),
-            Path { source: None, destination: None, .. } => Blame::Nobody,
-        }
+        let (slot, direction) = self.path.first_policy();
+        Blame::of(slot, direction)
     }
 
     /// The policies that let it pass: the sender's egress, the receiver's ingress.
     fn passed(&self, verdict: Verdict) -> [Option<(PodSlot, Direction)>; 2] {
-        let egress = self.path.source.map(|slot| (slot, Direction::Egress));
-        let ingress = self.path.destination.map(|slot| (slot, Direction::Ingress));
+        let [egress, ingress] = self.path.policies();
         match verdict {
             Ok(()) => [egress, ingress],
             Err((_, Blame::Ingress(_))) => [egress, None],
@@ -45,10 +41,7 @@ impl<P> Held<P> {
     fn part(&self) -> Option<(FragmentKey, Part)> {
         let Fragment::Part { id, offset, more } = self.parsed.fragment() else { return None };
         let (source, destination) = (self.parsed.source().into(), self.parsed.destination().into());
-        let (slot, direction) = match self.path {
-            Path { source: Some(slot), .. } => (slot, Direction::Egress),
-            Path { destination, .. } => (destination?, Direction::Ingress),
-        };
+        let (slot, direction) = self.path.first_policy();
         let key = FragmentKey::new(slot, direction, source, destination, self.parsed.protocol, id);
         Some((key, Part { offset, len: self.parsed.l4_len() as u32, more }))
     }
@@ -110,7 +103,7 @@ pub(super) fn fragment<const WATCHED: bool, M: Memory>(
             Ok(()) => {
                 let head = memory.head(&item.packet);
                 let verdict: Verdict =
-                    policies::<WATCHED, _>(shard, tables, now, &item.parsed, item.path, head, [None; 2]);
+                    policies::<WATCHED, _>(shard, tables, now, (&item.parsed, head), item.path, |_| None);
                 let fate = Fate::of(shard, &item, verdict);
                 ready.push((item, fate));
                 shard.fragments.decide(&key, fate, now, |held| ready.push((held, fate)));

@@ -26,7 +26,7 @@ pub(super) fn from_trunk<P>(
     let drop = |reason| Stop::Drop(reason, Blame::Ingress(slot));
     let packet = parse(bytes, false, (Side::Trunk, slot, pod), shard, drop)?;
     towards_pod(bytes.0, &packet, pod).map_err(drop)?;
-    Ok((packet, Path { source: None, destination: Some(slot), elsewhere: None }))
+    Ok((packet, Path::In { to: slot }))
 }
 
 /// The same for a frame from a pod. `tagged`: it is for the trunk.
@@ -43,10 +43,13 @@ pub(super) fn from_pod<P>(
     let packet = parse(bytes, tagged, (Side::Pod, slot, pod), shard, drop)?;
     of_pod(bytes.0, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
     if tagged {
-        return Ok((packet, Path { source: Some(slot), destination: None, elsewhere: None }));
+        return Ok((packet, Path::Out { from: slot }));
     }
-    let local = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
-    Ok((packet, shard.path_to(Some(slot), local)))
+    let to = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
+    match shard.is_home_of(to) {
+        true => Ok((packet, Path::Across { from: slot, to })),
+        false => Ok((packet, Path::Away { from: slot, to })),
+    }
 }
 
 /// The same for what another worker's pod may send to a pod of this node, by the policy of the one that sends.
@@ -59,8 +62,8 @@ pub(super) fn let_out<P>(
     let Parsed::Ip(packet) = packet::parse(head, total, false).map_err(drop)? else {
         return Err(drop(DropReason::EthertypeUnknown));
     };
-    let local = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
-    Ok((packet, shard.path_to(None, local)))
+    let to = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
+    if shard.is_home_of(to) { Ok((packet, Path::In { to })) } else { Err(Stop::Elsewhere(to)) }
 }
 
 /// Parses; what the responder handles ends here.

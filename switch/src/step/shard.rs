@@ -2,7 +2,7 @@
 //!
 //! Everything a packet can come to passes here on its way out: it is counted, and shown to the watch if there is one.
 
-use super::{Batch, Decided, Fate, Held, Memory, Outcome, Path, Stop};
+use super::{Batch, Decided, Fate, Held, Memory, Outcome, Stop};
 use crate::counters::{Blame, ShardCounters};
 use crate::facts::{PacketFact, Teller};
 use crate::flow::fragment::Fragments;
@@ -77,14 +77,6 @@ impl<P> Shard<P> {
         }
     }
 
-    /// The way of a packet to a pod of this node.
-    pub(super) fn path_to(&self, source: Option<PodSlot>, to: PodSlot) -> Path {
-        match self.is_home_of(to) {
-            true => Path { source, destination: Some(to), elsewhere: None },
-            false => Path { source, destination: None, elsewhere: Some(to) },
-        }
-    }
-
     /// Whether the pod in the slot is at home here.
     pub fn is_home_of(&self, slot: PodSlot) -> bool {
         self.presence.get(slot.index()) == Some(&Presence::Here)
@@ -100,6 +92,7 @@ impl<P> Shard<P> {
 
     pub(super) fn stopped<const WATCHED: bool>(&mut self, packet: P, stop: Stop, decided: &mut Decided<P>) {
         match stop {
+            Stop::Elsewhere(to) => decided.push((packet, Outcome::HandOver { to })),
             Stop::Consumed(from) => {
                 self.counters.consumed(from);
                 self.decide::<WATCHED>(packet, Outcome::Consumed, None, decided);

@@ -108,9 +108,8 @@ fn copy_flows<P>(
 }
 
 fn legs<'a>(path: Path, packet: &'a Packet, frame: &'a [u8]) -> impl Iterator<Item = Leg<'a>> {
-    let sent = path.source.map(|slot| Leg::egress(slot, packet, frame));
-    let got = path.destination.map(|slot| Leg::ingress(slot, packet, frame));
-    sent.into_iter().chain(got)
+    let policies = path.policies().into_iter().flatten();
+    policies.map(move |(slot, direction)| Leg { slot, direction, packet, head: frame })
 }
 
 /// The first leg that begins a flow for which the real table has no room.

@@ -21,20 +21,10 @@ pub(super) struct Leg<'a> {
     pub(super) slot: PodSlot,
     pub(super) direction: Direction,
     pub(super) packet: &'a Packet,
-    head: &'a [u8],
+    pub(super) head: &'a [u8],
 }
 
 impl<'a> Leg<'a> {
-    /// The pod sends it.
-    pub(super) fn egress(slot: PodSlot, packet: &'a Packet, head: &'a [u8]) -> Self {
-        Self { slot, direction: Direction::Egress, packet, head }
-    }
-
-    /// The pod gets it.
-    pub(super) fn ingress(slot: PodSlot, packet: &'a Packet, head: &'a [u8]) -> Self {
-        Self { slot, direction: Direction::Ingress, packet, head }
-    }
-
     /// The packet as the policy sees it.
     pub(super) fn tuple(&self) -> Tuple {
         let remote = remote(self.packet, self.direction);
@@ -56,7 +46,7 @@ impl<'a> Leg<'a> {
     }
 
     fn facts(&self) -> PacketFacts {
-        PacketFacts { direction: self.direction, tcp_flags: self.packet.tcp_flags(), bytes: self.packet.end }
+        facts(self.packet, self.direction)
     }
 }
 
@@ -81,27 +71,15 @@ pub(super) fn key(slot: PodSlot, direction: Direction, packet: &Packet) -> Optio
     }
 }
 
-/// Passes the packet for one pod, or says why not. `known` is what the batch's lookup found; packets before this one may
-/// have changed the table since.
+/// What the flow table wants to know of a packet.
 #[inline(always)]
-pub(super) fn track<P>(
-    shard: &mut Shard<P>,
-    tables: &Tables,
-    now: Now,
-    leg: &Leg<'_>,
-    known: Option<&Sought>,
-) -> Result<(), DropReason> {
-    if let Some(sought) = known
-        && shard.flows.pass_steady(sought, tables.stamp, &leg.facts(), now)
-    {
-        return Ok(());
-    }
-    decide(shard, tables, now, leg, known)
+pub(super) fn facts(packet: &Packet, direction: Direction) -> PacketFacts {
+    PacketFacts { direction, tcp_flags: packet.tcp_flags(), bytes: packet.end }
 }
 
-/// The same for the packets that are not the usual.
-#[inline(never)]
-fn decide<P>(
+/// Passes the packet for one pod, or says why not. `known` is what the batch's lookup found; packets before this one may
+/// have changed the table since. What the usual packet passes is `FlowTable::pass_steady`, which comes before this.
+pub(super) fn track<P>(
     shard: &mut Shard<P>,
     tables: &Tables,
     now: Now,
@@ -111,7 +89,7 @@ fn decide<P>(
     let pod = tables.pod(leg.slot).ok_or(DropReason::PortUnknown)?;
     let Some(sought) = known else {
         return match key(leg.slot, leg.direction, leg.packet) {
-            Some(key) => decide(shard, tables, now, leg, Some(&shard.flows.seek(key))),
+            Some(key) => track(shard, tables, now, leg, Some(&shard.flows.seek(key))),
             None => stateless(shard, tables, now, pod, leg),
         };
     };

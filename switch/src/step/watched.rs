@@ -1,7 +1,7 @@
 //! The step with somebody looking: the same stages, one packet at a time, with a word to the watch at each.
 
 use super::track::{self, Leg, key};
-use super::{Decided, From, Held, Memory, Shard, batch, is_audited, judge};
+use super::{Decided, From, Held, Memory, Path, Shard, batch, is_audited, judge};
 use crate::flow::{Now, Sought};
 use crate::observe::LegSeen;
 use crate::packet::Packet;
@@ -97,11 +97,13 @@ impl<P> Held<P> {
     fn from(&self, tables: Option<&Tables>) -> From {
         let Self { parsed, path, .. } = self;
         let is_local = |packet: &Packet| tables.is_some_and(|t| t.slot_of_address(packet.source()).is_some());
-        match (path.source, path.destination) {
-            (Some(slot), _) => From::Pod { slot, tagged: parsed.is_tagged() },
-            (None, Some(_)) if is_local(parsed) => From::Peer(super::Handed::Pod),
-            (None, destination) => {
-                let pod = destination.and_then(|slot| tables?.pod(slot));
+        match *path {
+            Path::Out { from } | Path::Across { from, .. } | Path::Away { from, .. } => {
+                From::Pod { slot: from, tagged: parsed.is_tagged() }
+            }
+            Path::In { .. } if is_local(parsed) => From::Peer(super::Handed::Pod),
+            Path::In { to } => {
+                let pod = tables.and_then(|tables| tables.pod(to));
                 From::Trunk { vlan: pod.map_or(0, |pod| pod.vlan) }
             }
         }

@@ -51,7 +51,7 @@ fn update(table: &mut FlowTable, keys: &[FlowKey], lookups: &mut Lookups) -> usi
             lookups.add(*key);
         }
         lookups.look(table);
-        for place in 0..keys.len() {
+        for place in 0..keys.len() as u32 {
             let Some(sought) = lookups.get(place) else { continue };
             passed += usize::from(table.pass_steady(sought, 0, &facts, NOW));
         }
