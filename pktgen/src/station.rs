@@ -245,7 +245,7 @@ impl Station {
             packet = Some(match packet.take() {
                 None => Packet::single(frame),
                 Some(mut packet) => {
-                    if let Err(frame) = packet.push(frame) {
+                    if let Err(frame) = self.umem.append(&mut packet, frame) {
                         self.pool.free(frame);
                     }
                     packet

@@ -4,8 +4,6 @@
 //! whoever holds it is the only one to touch them. Ports and pools take and give tokens; losing one loses its
 //! chunk until the process ends, and shows for ever as a `worker` frame in [`crate::Umem::owners`].
 
-use arrayvec::ArrayVec;
-
 /// Bytes of one UMEM chunk: the page size, the largest the kernel takes (linux net/xdp/xdp_umem.c) and the only
 /// one ENA takes.
 pub const CHUNK_SIZE: usize = 4096;
@@ -32,10 +30,17 @@ pub struct Frame {
 }
 
 /// One packet: a head frame and, for jumbo packets, up to [`MAX_SEGMENTS`] - 1 more. Never empty.
+///
+/// Two words, because every packet is moved from queue to queue: the other frames are chained in the UMEM's chunk table.
+/// [`crate::Umem::append`] adds one, [`crate::Umem::segments`] reads them all.
 #[must_use = "a dropped packet loses its frames: free it into a pool or send it"]
 #[derive(Debug)]
 pub struct Packet {
-    frames: ArrayVec<Frame, MAX_SEGMENTS>,
+    head: Frame,
+    /// Frames behind the head.
+    followers: u16,
+    /// Bytes in them.
+    followers_len: u16,
 }
 
 impl Frame {
@@ -100,56 +105,43 @@ impl Drop for Frame {
 
 impl Packet {
     /// A packet of one frame.
-    pub fn single(frame: Frame) -> Self {
-        let mut frames = ArrayVec::new();
-        frames.push(frame);
-        Self { frames }
-    }
-
-    /// Adds a segment at the end.
-    ///
-    /// # Errors
-    /// Gives the frame back when the packet already has [`MAX_SEGMENTS`].
-    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
-        self.frames.try_push(frame).map_err(|full| full.element())
+    pub fn single(head: Frame) -> Self {
+        Self { head, followers: 0, followers_len: 0 }
     }
 
     /// The first frame: the one with the packet's headers and steering metadata.
     pub fn head(&self) -> &Frame {
-        self.frames.first().expect("a packet is made with a frame and never loses one")
+        &self.head
     }
 
     /// The first frame, to be changed.
     pub fn head_mut(&mut self) -> &mut Frame {
-        self.frames.first_mut().expect("a packet is made with a frame and never loses one")
-    }
-
-    /// Every frame in order.
-    pub fn segments(&self) -> std::slice::Iter<'_, Frame> {
-        self.frames.iter()
-    }
-
-    /// Every frame in order, to be changed.
-    pub fn segments_mut(&mut self) -> std::slice::IterMut<'_, Frame> {
-        self.frames.iter_mut()
+        &mut self.head
     }
 
     /// Number of frames, at least 1.
     #[must_use]
     pub fn segment_count(&self) -> usize {
-        self.frames.len()
+        1 + usize::from(self.followers)
     }
 
     /// Bytes of all frames together.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a packet always has a frame")]
     pub fn len(&self) -> usize {
-        self.frames.iter().map(Frame::len).sum()
+        self.head.len() + usize::from(self.followers_len)
     }
 
-    /// Takes the packet apart. The iterator must be run to its end: frames left in it are lost.
-    pub fn into_frames(self) -> impl ExactSizeIterator<Item = Frame> {
-        self.frames.into_iter()
+    /// Counts a frame that the chunk table now has behind the others, in place of its token.
+    pub(crate) fn adopt(&mut self, follower: Frame) {
+        self.followers += 1;
+        self.followers_len += follower.len;
+        follower.retire();
+    }
+
+    /// Ends the packet's tokens without losing the chunks, as [`Frame::retire`] does. The number of the head's chunk.
+    pub(crate) fn retire(self) -> u32 {
+        self.head.retire()
     }
 }
 
@@ -163,22 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_one_cache_line() {
-        assert_eq!(size_of::<Packet>(), 64);
+    fn a_packet_is_two_words() {
+        assert_eq!(size_of::<Packet>(), 16);
     }
 
     #[test]
-    fn packets_chain_in_order_up_to_the_limit() {
+    fn a_packet_is_as_long_as_its_frames() {
         let mut packet = Packet::single(frame(0, 3840));
         for index in 1..MAX_SEGMENTS as u32 {
-            assert!(packet.push(frame(index, 100)).is_ok());
+            packet.adopt(frame(index, 4096));
         }
-        let refused = packet.push(frame(99, 1)).expect_err("the packet is full");
-        assert_eq!(refused.retire(), 99);
-        assert_eq!(packet.len(), 3840 + 4 * 100);
-        assert_eq!(packet.head().index(), 0);
-        let order: Vec<u32> = packet.into_frames().map(Frame::retire).collect();
-        assert_eq!(order, [0, 1, 2, 3, 4]);
+        assert_eq!((packet.segment_count(), packet.len()), (MAX_SEGMENTS, 3840 + 4 * 4096));
+        assert_eq!(packet.retire(), 0);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use chunks::FrameOwners;
 pub(crate) use chunks::{ChunkTable, Owner, SocketId};
 
-use crate::frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS};
+use crate::frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS, Packet};
 use crate::meta::SteerMeta;
 use crate::pool::FramePool;
 
@@ -209,6 +209,34 @@ impl Umem {
         }
     }
 
+    /// Adds a frame behind those of the packet.
+    ///
+    /// # Errors
+    /// Gives the frame back when the packet already has [`MAX_SEGMENTS`], or when one of the two is of another UMEM.
+    pub fn append(&self, packet: &mut Packet, frame: Frame) -> Result<(), Frame> {
+        let full = packet.segment_count() == MAX_SEGMENTS;
+        if full || !self.owns(packet.head()) || !self.owns(&frame) {
+            return Err(frame);
+        }
+        if let Some(last) = self.chain(packet).last() {
+            self.shared.chunks.set_next(last, frame.index());
+        }
+        packet.adopt(frame);
+        Ok(())
+    }
+
+    /// The data of the packet's frames, in order. Nothing if the packet is of another UMEM.
+    pub fn segments<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = &'a [u8]> {
+        self.chain(packet).map(|index| {
+            // SAFETY: the borrowed packet stands for the chunk's token, so its holder is our caller.
+            let desc = unsafe { self.shared.chunks.current(index) };
+            // SAFETY: a chunk's descriptor lies inside the chunk, so the start stays inside the mapped region.
+            let start = unsafe { self.shared.base.as_ptr().add(desc.addr()) };
+            // SAFETY: so do its bytes, and borrowing the packet for 'a keeps every writer away.
+            unsafe { std::slice::from_raw_parts(start, desc.lengths().data()) }
+        })
+    }
+
     /// What the steering program wrote before this frame. Meaningful for the head of a received packet only.
     #[must_use]
     pub fn steer_meta(&self, frame: &Frame) -> SteerMeta {
@@ -249,6 +277,20 @@ impl Umem {
 
     pub(crate) fn chunks(&self) -> &ChunkTable {
         &self.shared.chunks
+    }
+
+    /// The chunks of the packet's frames, in order; none if it is of another UMEM.
+    #[inline]
+    pub(crate) fn chain<'a>(&'a self, packet: &Packet) -> impl Iterator<Item = u32> + use<'a> {
+        let count = if self.owns(packet.head()) { packet.segment_count() } else { 0 };
+        self.shared.chunks.chain(packet.head().index(), count)
+    }
+
+    /// The same of a packet whose tokens end here: the caller gives the chunks their next owners.
+    pub(crate) fn retire<'a>(&'a self, packet: Packet) -> impl Iterator<Item = u32> + use<'a> {
+        let chain = self.chain(&packet);
+        packet.retire();
+        chain
     }
 
     pub(crate) fn xsk(&self) -> &xsk_rs::Umem {

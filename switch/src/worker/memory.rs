@@ -20,6 +20,6 @@ impl Memory for Umem {
     }
 
     fn segments<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = &'a [u8]> {
-        packet.segments().map(|frame| self.bytes(frame))
+        Umem::segments(self, packet)
     }
 }

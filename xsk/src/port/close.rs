@@ -35,7 +35,7 @@ impl Port {
             umem, socket, interface, namespace, queue, rx, tx, fill, completion, partial, claim, ..
         } = self;
         if let Some(packet) = partial {
-            packet.into_frames().for_each(|frame| _ = frame.retire());
+            packet.retire();
         }
         drop((rx, tx, fill, completion));
         drop(claim);

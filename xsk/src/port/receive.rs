@@ -3,8 +3,10 @@
 //! Nothing the kernel says is taken on trust: a descriptor must name a chunk this port gave away for receiving and
 //! bytes inside it. Segments of one packet are put together across calls.
 
+use arrayvec::ArrayVec;
+
 use super::{BATCH, Port};
-use crate::frame::{CHUNK_SIZE, Frame, Packet};
+use crate::frame::{CHUNK_SIZE, Frame, MAX_SEGMENTS, Packet};
 use crate::pool::FramePool;
 use crate::umem::Owner;
 
@@ -88,7 +90,7 @@ impl Port {
         }
         let packet = match self.partial.take() {
             None => Packet::single(frame),
-            Some(mut packet) => match packet.push(frame) {
+            Some(mut packet) => match self.umem.append(&mut packet, frame) {
                 Ok(()) => packet,
                 Err(frame) => {
                     self.counts.rx_oversized += 1;
@@ -109,7 +111,8 @@ impl Port {
     /// Throws away the packet under way, and what is still to come of it.
     fn abandon(&mut self, more: bool) {
         if let Some(packet) = self.partial.take() {
-            packet.into_frames().for_each(|frame| self.keep_spare(frame.retire()));
+            let chunks: ArrayVec<u32, MAX_SEGMENTS> = self.umem.retire(packet).collect();
+            chunks.into_iter().for_each(|index| self.keep_spare(index));
         }
         self.discarding = more;
     }
@@ -139,8 +142,8 @@ impl Port {
     }
 
     fn deliver(&self, packet: Packet, out: &mut Vec<Packet>) {
-        for frame in packet.segments() {
-            self.umem.chunks().set_owner(frame.index(), Owner::Worker);
+        for index in self.umem.chain(&packet) {
+            self.umem.chunks().set_owner(index, Owner::Worker);
         }
         out.push(packet);
     }
@@ -152,7 +155,6 @@ mod tests {
     use xsk_rs::FrameDesc;
 
     use super::*;
-    use crate::frame::MAX_SEGMENTS;
     use crate::port::PortConfig;
     use crate::umem::{FrameOwners, Hugepages, Umem, UmemConfig};
 

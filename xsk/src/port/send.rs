@@ -5,8 +5,10 @@
 
 use std::io;
 
+use arrayvec::ArrayVec;
+
 use super::{BATCH, Port};
-use crate::frame::{CHUNK_SIZE, Packet};
+use crate::frame::{MAX_SEGMENTS, Packet};
 use crate::pool::FramePool;
 use crate::umem::Owner;
 
@@ -46,7 +48,7 @@ impl Port {
             taken += staged.packets;
         }
         for packet in packets.drain(..taken) {
-            packet.into_frames().for_each(|frame| _ = frame.retire());
+            packet.retire();
         }
         taken
     }
@@ -114,11 +116,10 @@ impl Port {
                 if staged.descriptors + last >= room {
                     break;
                 }
-                for (at, frame) in packet.segments().enumerate() {
-                    // SAFETY: the frame's token is borrowed, so its holder is our caller.
-                    let mut desc = unsafe { self.umem.chunks().current(frame.index()) };
+                for (at, index) in self.umem.chain(packet).enumerate() {
+                    // SAFETY: the packet is borrowed and stands for the chunk's token, so its holder is our caller.
+                    let mut desc = unsafe { self.umem.chunks().current(index) };
                     desc.set_options(if at < last { XDP_PKT_CONTD } else { 0 });
-                    debug_assert_eq!(desc.addr() % CHUNK_SIZE, frame.offset(), "token and descriptor agree");
                     self.scratch[staged.descriptors] = desc;
                     staged.descriptors += 1;
                 }
@@ -129,25 +130,25 @@ impl Port {
     }
 
     fn sendable(&self, packet: &Packet) -> bool {
-        (packet.segment_count() == 1 || self.umem.scatter_gather())
-            && packet.segments().all(|frame| self.umem.owns(frame) && frame.len() > 0)
+        self.umem.owns(packet.head())
+            && match packet.segment_count() {
+                1 => packet.len() > 0,
+                _ => self.umem.scatter_gather() && self.umem.segments(packet).all(|data| !data.is_empty()),
+            }
     }
 
     /// Records who has a packet's chunks now: the kernel, or the port if the packet was refused.
     fn hand_over(&mut self, packet: &Packet) {
         if self.sendable(packet) {
-            for frame in packet.segments() {
-                self.umem.chunks().set_owner(frame.index(), Owner::Tx(self.socket));
+            for index in self.umem.chain(packet) {
+                self.umem.chunks().set_owner(index, Owner::Tx(self.socket));
             }
             self.in_tx += packet.segment_count();
             self.unsent += packet.segment_count();
             return;
         }
         self.counts.tx_refused += 1;
-        for frame in packet.segments() {
-            if self.umem.owns(frame) {
-                self.keep_spare(frame.index());
-            }
-        }
+        let chunks: ArrayVec<u32, MAX_SEGMENTS> = self.umem.chain(packet).collect();
+        chunks.into_iter().for_each(|index| self.keep_spare(index));
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct ChunkTable {
 #[repr(align(64))]
 struct Chunk {
     owner: AtomicU32,
+    /// The next chunk of the packet that this one belongs to; means something while the packet says that there is one.
+    next: AtomicU32,
     current: UnsafeCell<FrameDesc>,
 }
 
@@ -123,6 +125,7 @@ impl ChunkTable {
                 .iter()
                 .map(|home| Chunk {
                     owner: AtomicU32::new(Owner::Free.to_word()),
+                    next: AtomicU32::new(0),
                     current: UnsafeCell::new(*home),
                 })
                 .collect(),
@@ -156,6 +159,18 @@ impl ChunkTable {
             self.set_owner(index, to);
         }
         held
+    }
+
+    /// Chains two chunks of a packet. Only the packet's holder calls this, as with owners.
+    pub(crate) fn set_next(&self, index: u32, next: u32) {
+        self.chunks[index as usize].next.store(next, Ordering::Relaxed);
+    }
+
+    /// So many chunks of a packet, from its first. One that was given on is not looked at again.
+    #[inline]
+    pub(crate) fn chain(&self, head: u32, count: usize) -> impl Iterator<Item = u32> + '_ {
+        let next = |index: &u32| Some(self.chunks[*index as usize].next.load(Ordering::Relaxed));
+        std::iter::successors(Some(head), next).take(count)
     }
 
     /// Every chunk that `socket` has in any state.

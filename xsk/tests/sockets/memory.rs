@@ -67,7 +67,7 @@ fn pools_split_and_join_without_loss() {
     assert_eq!((second.available(), third.available()), (0, 30));
     assert!(second.alloc().is_none());
     let mut packet = Packet::single(third.alloc().unwrap());
-    packet.push(third.alloc().unwrap()).unwrap();
+    umem.append(&mut packet, third.alloc().unwrap()).unwrap();
     // A frame may go back into another pool of its UMEM, on another thread.
     let second = std::thread::spawn(move || {
         second.free_packet(packet);

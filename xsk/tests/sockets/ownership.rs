@@ -162,7 +162,7 @@ impl World {
             let mut packet = Packet::single(head);
             for mut frame in (1..segments).map_while(|_| self.held.pop()) {
                 assert!(self.umem.write(&mut frame, &[number; 50]));
-                packet.push(frame).unwrap();
+                self.umem.append(&mut packet, frame).unwrap();
             }
             self.outbox.push(packet);
         }

@@ -103,13 +103,13 @@ pub(crate) fn packet_of(umem: &Umem, pool: &mut FramePool, bytes: &[u8]) -> Pack
         frame
     });
     let mut packet = Packet::single(frames.next().expect("a packet has bytes"));
-    frames.for_each(|frame| packet.push(frame).expect("the packet has room"));
+    frames.for_each(|frame| umem.append(&mut packet, frame).expect("the packet has room"));
     packet
 }
 
 /// All bytes of the packet.
 pub(crate) fn bytes_of(umem: &Umem, packet: &Packet) -> Vec<u8> {
-    packet.segments().flat_map(|frame| umem.bytes(frame)).copied().collect()
+    umem.segments(packet).flatten().copied().collect()
 }
 
 /// Sends everything and waits until every frame is back in the pool.

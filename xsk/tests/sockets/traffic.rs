@@ -127,7 +127,7 @@ fn packets_that_cannot_be_sent_come_back_counted() {
     let good = plain_frame(1, 100);
     let empty = Packet::single(site.pool.alloc().unwrap());
     let mut half_empty = packet_of(&site.umem, &mut site.pool, &good);
-    half_empty.push(site.pool.alloc().unwrap()).unwrap();
+    site.umem.append(&mut half_empty, site.pool.alloc().unwrap()).unwrap();
     let mut packets = vec![empty, packet_of(&site.umem, &mut site.pool, &good), half_empty];
     assert_eq!(site.port.send(&mut packets), 3);
     assert!(packets.is_empty());

@@ -28,7 +28,7 @@ impl Tap {
         let mut got: Vec<Packet> = Vec::new();
         wait_until("a packet on the socket", || self.port.receive(&mut got, 1) == 1);
         let packet = got.remove(0);
-        let bytes = packet.segments().flat_map(|frame| self.umem.bytes(frame).to_vec()).collect();
+        let bytes = self.umem.segments(&packet).flatten().copied().collect();
         let result = (self.umem.steer_meta(packet.head()), bytes, packet.segment_count());
         self.pool.free_packet(packet);
         self.port.refill(&mut self.pool);

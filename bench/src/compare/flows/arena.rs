@@ -10,30 +10,24 @@ use espalier_switch::step::{From, Memory};
 #[derive(Debug, Default)]
 pub(super) struct Arena<'f>(PhantomData<Frame<'f>>);
 
-/// Bytes that a frame of the arena lacks to the size of the worker's packets.
-const REST: usize = size_of::<espalier_xsk::Packet>() - 24 - size_of::<From>();
+/// Bytes of a frame that may be written: more than any packet of these benches has.
+const MOST: usize = 128;
 
 /// A frame of the arena.
 #[derive(Debug)]
 pub(super) struct Frame<'f> {
-    bytes: &'f mut [u8],
-    len: usize,
+    bytes: &'f mut [u8; MOST],
+    len: u16,
     from: From,
-    _as_large_as_the_workers: [u8; REST],
 }
 
 const _: () = assert!(size_of::<Frame<'_>>() == size_of::<espalier_xsk::Packet>());
 
 impl<'f> Frame<'f> {
-    /// `memory` cut into frames of `stride` bytes.
+    /// `memory` cut into frames of `stride` bytes, at least [`MOST`].
     pub(super) fn cut(memory: &'f mut [u8], stride: usize) -> impl Iterator<Item = Self> {
-        let whole = memory.chunks_exact_mut(stride);
-        whole.map(|bytes| Self {
-            bytes,
-            len: 0,
-            from: From::Trunk { vlan: 0 },
-            _as_large_as_the_workers: [0; REST],
-        })
+        let whole = memory.chunks_exact_mut(stride).filter_map(|frame| frame.first_chunk_mut());
+        whole.map(|bytes| Self { bytes, len: 0, from: From::Trunk { vlan: 0 } })
     }
 
     /// Where it comes from.
@@ -48,9 +42,10 @@ impl<'f> Frame<'f> {
 
     /// Becomes a copy of `frame`; the caller changes it further.
     pub(super) fn copy(&mut self, frame: &[u8]) -> &mut [u8] {
-        self.len = frame.len().min(self.bytes.len());
-        self.bytes[..self.len].copy_from_slice(&frame[..self.len]);
-        &mut self.bytes[..self.len]
+        let len = frame.len().min(MOST);
+        self.len = len as u16;
+        self.bytes[..len].copy_from_slice(&frame[..len]);
+        &mut self.bytes[..len]
     }
 }
 
@@ -58,15 +53,15 @@ impl<'f> Memory for Arena<'f> {
     type Packet = Frame<'f>;
 
     fn head<'a>(&'a self, packet: &'a Frame<'f>) -> &'a [u8] {
-        &packet.bytes[..packet.len]
+        &packet.bytes[..packet.len.into()]
     }
 
     fn head_mut<'a>(&'a self, packet: &'a mut Frame<'f>) -> &'a mut [u8] {
-        &mut packet.bytes[..packet.len]
+        &mut packet.bytes[..packet.len.into()]
     }
 
     fn len(&self, packet: &Frame<'f>) -> usize {
-        packet.len
+        packet.len.into()
     }
 
     fn segments<'a>(&'a self, packet: &'a Frame<'f>) -> impl Iterator<Item = &'a [u8]> {
