@@ -134,7 +134,7 @@ impl Worker {
         let Bench { tables, shard, now } = &mut self.bench;
         step::step(&Heap, shard, tables, *now, from, &mut self.batch, &mut self.decided);
         for (frame, outcome) in self.decided.drain(..) {
-            assert!(matches!(outcome, Outcome::Forward { .. }), "{outcome:?}");
+            assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
             self.done += 1;
             self.free.push(frame);
         }

@@ -187,6 +187,36 @@ impl Blame {
     }
 }
 
+/// The port that a packet is sent by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// This pod's.
+    Pod(PodSlot),
+    /// The trunk's.
+    Trunk {
+        /// The pod that sends it.
+        from: PodSlot,
+    },
+}
+
+impl Exit {
+    /// The pod, if it is a pod's port.
+    pub fn pod(self) -> Option<PodSlot> {
+        match self {
+            Self::Pod(slot) => Some(slot),
+            Self::Trunk { .. } => None,
+        }
+    }
+
+    /// Whose drop a packet is that the port does not take.
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::Pod(slot) => Blame::Ingress(slot),
+            Self::Trunk { from } => Blame::Egress(from),
+        }
+    }
+}
+
 /// Counters of one worker.
 #[derive(Debug, Clone)]
 pub struct ShardCounters {
@@ -235,15 +265,16 @@ impl ShardCounters {
         self.totals.handed_out += packets as u64;
     }
 
-    /// A packet was handed to the trunk (`None`) or to a pod's port; `blame` says whose drop it would have been.
-    pub fn forwarded(&mut self, to: Option<PodSlot>, blame: Blame, bytes: usize) {
+    /// A packet was handed to a port.
+    pub fn forwarded(&mut self, exit: Exit, bytes: usize) {
         self.totals.forwarded += 1;
-        if let Some(slot) = to {
-            let pod = self.pod_mut(slot);
-            pod.tx += 1;
-            pod.tx_bytes += bytes as u64;
-        } else if let Blame::Egress(slot) = blame {
-            self.let_through(slot, bytes);
+        match exit {
+            Exit::Pod(slot) => {
+                let pod = self.pod_mut(slot);
+                pod.tx += 1;
+                pod.tx_bytes += bytes as u64;
+            }
+            Exit::Trunk { from } => self.let_through(from, bytes),
         }
     }
 
@@ -294,7 +325,7 @@ mod tests {
         for _ in 0..4 {
             counters.received(Some(slot), 100);
         }
-        counters.forwarded(None, Blame::Egress(slot), 100);
+        counters.forwarded(Exit::Trunk { from: slot }, 100);
         counters.consumed(Some(slot));
         counters.dropped(DropReason::DeniedEgress, Blame::Egress(slot));
         assert!(!counters.totals.balances());

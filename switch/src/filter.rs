@@ -103,7 +103,7 @@ fn concerns(seen: &Seen<'_>, pod: PodSlot, branch: u16) -> bool {
         Some(From::Peer(Handed::Pod)) | None => false,
     };
     let goes = match seen.end {
-        End::Decided(Outcome::Forward { to, .. }) => to == Some(pod),
+        End::Decided(Outcome::Forward(exit)) => exit.pod() == Some(pod),
         End::Decided(Outcome::HandOver { to }) => to == pod,
         End::Lost { blame: Blame::Ingress(slot) | Blame::Egress(slot), .. } => slot == pod,
         End::Lost { blame: Blame::Nobody, .. } | End::Decided(Outcome::Drop(_) | Outcome::Consumed) => false,

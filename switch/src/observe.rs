@@ -70,7 +70,7 @@ impl End {
     /// As a word: handed to another worker, it went on.
     pub fn fate(self) -> Fate {
         match self {
-            Self::Decided(Outcome::Forward { .. } | Outcome::HandOver { .. }) => Fate::Forward,
+            Self::Decided(Outcome::Forward(_) | Outcome::HandOver { .. }) => Fate::Forward,
             Self::Decided(Outcome::Consumed) => Fate::Consumed,
             Self::Decided(Outcome::Drop(_)) | Self::Lost { .. } => Fate::Drop,
         }

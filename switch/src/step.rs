@@ -7,7 +7,7 @@
 
 use espalier_api::Direction;
 
-use crate::counters::{Blame, ShardCounters};
+use crate::counters::{Blame, Exit, ShardCounters};
 use crate::facts::PacketFact;
 use crate::flow::fragment::PacketUnderWay;
 use crate::flow::{Lookups, Now, PodSlot, RuleKey, Sought};
@@ -103,13 +103,8 @@ impl From {
 /// What is to be done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Send it to the pod, or to the trunk (`None`).
-    Forward {
-        /// Where to.
-        to: Option<PodSlot>,
-        /// Whose drop it is if the port does not take it.
-        blame: Blame,
-    },
+    /// Send it.
+    Forward(Exit),
     /// Give it to the home of the pod it is for: the sender's policy let it out, the receiver's has not seen it.
     HandOver {
         /// The pod.
@@ -448,19 +443,17 @@ fn finish<const WATCHED: bool, M: Memory>(
     let (reason, blame) = match verdict {
         Err(refused) => refused,
         Ok(()) => {
-            let hop = match path {
-                Path::In { to } | Path::Across { to, .. } => {
-                    forward::to_pod(&shard.links, parsed, memory.len(packet), to)
-                }
-                Path::Out { from } => forward::to_trunk(&shard.links, tables, parsed, from),
+            let exit = match path {
+                Path::In { to } | Path::Across { to, .. } => Exit::Pod(to),
+                Path::Out { from } => Exit::Trunk { from },
                 Path::Away { to, .. } => {
                     forward::complete_checksum(memory, parsed, packet);
                     return Outcome::HandOver { to };
                 }
             };
-            let (to, blame) = match path {
-                Path::Out { from } | Path::Away { from, .. } => (None, Blame::Egress(from)),
-                Path::In { to } | Path::Across { to, .. } => (Some(to), Blame::Ingress(to)),
+            let hop = match exit {
+                Exit::Pod(to) => forward::to_pod(&shard.links, parsed, memory.len(packet), to),
+                Exit::Trunk { from } => forward::to_trunk(&shard.links, tables, parsed, from),
             };
             match hop {
                 Ok(hop) => {
@@ -468,9 +461,9 @@ fn finish<const WATCHED: bool, M: Memory>(
                         forward::complete_checksum(memory, parsed, packet);
                     }
                     forward::readdress(memory, hop, packet);
-                    return Outcome::Forward { to, blame };
+                    return Outcome::Forward(exit);
                 }
-                Err(reason) => (reason, blame),
+                Err(reason) => (reason, exit.blame()),
             }
         }
     };

@@ -208,9 +208,9 @@ impl Worker {
         let mut decided = std::mem::take(&mut self.decided);
         for (packet, outcome) in decided.drain(..) {
             match outcome {
-                Outcome::Forward { to, blame } => {
-                    let cargo = Cargo::Forwarded { blame, bytes: packet.len() };
-                    self.enqueue(Place::of(to), packet, cargo);
+                Outcome::Forward(exit) => {
+                    let cargo = Cargo::Forwarded { exit, bytes: packet.len() as u32 };
+                    self.enqueue(Place::of(exit.pod()), packet, cargo);
                 }
                 Outcome::HandOver { to } => {
                     let home = self.tables.as_ref().map_or(self.index, |tables| tables.home(to));

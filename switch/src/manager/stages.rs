@@ -13,7 +13,7 @@ use espalier_rules::Decision;
 use super::flows;
 use super::rule_names::RuleName;
 use super::{Manager, State};
-use crate::counters::Blame;
+use crate::counters::{Blame, Exit};
 use crate::filter;
 use crate::flow::{FlowRecord, PodSlot};
 use crate::observe::{End, LegSeen, Sample};
@@ -60,7 +60,7 @@ impl<'a> Narrator<'a> {
             data: packet::without_tag(&sample.bytes, tag),
             fate: sample.end.fate(),
             to: match sample.end {
-                End::Decided(Outcome::Forward { to, .. }) => Some(self.interface(to)),
+                End::Decided(Outcome::Forward(exit)) => Some(self.interface(exit.pod())),
                 End::Decided(Outcome::HandOver { to }) => Some(self.interface(Some(to))),
                 _ => None,
             },
@@ -323,11 +323,11 @@ impl<'a> Narrator<'a> {
 
     fn forwarded(&self, sample: &Sample) -> (String, String, bool) {
         match sample.end {
-            End::Decided(Outcome::Forward { to: Some(slot), .. }) => {
+            End::Decided(Outcome::Forward(Exit::Pod(slot))) => {
                 let read = format!("port of {}", self.pod(slot));
                 (read, format!("to {}, MAC addresses of that link", self.interface(Some(slot))), true)
             }
-            End::Decided(Outcome::Forward { to: None, .. }) => {
+            End::Decided(Outcome::Forward(Exit::Trunk { .. })) => {
                 let read = "the branch's gateway".to_owned();
                 (read, format!("to {}, to the gateway's MAC address", self.interface(None)), true)
             }

@@ -5,7 +5,7 @@ use rustix::event::epoll::EventData;
 use rustix::fd::{AsFd, BorrowedFd};
 
 use super::fair;
-use crate::counters::{Blame, ShardCounters};
+use crate::counters::{Blame, Exit, ShardCounters};
 use crate::flow::PodSlot;
 use crate::reason::DropReason;
 use crate::step::{From, Handed, Shard};
@@ -98,19 +98,19 @@ impl Ports {
 pub(super) enum Cargo {
     /// Received by the switch.
     Forwarded {
-        /// Whose drop it is if it is lost.
-        blame: Blame,
+        /// The port it waits at.
+        exit: Exit,
         /// Its length.
-        bytes: usize,
+        bytes: u32,
     },
     /// Made by the switch.
     Originated,
 }
 
 impl Cargo {
-    fn sent(self, counters: &mut ShardCounters, place: Place) {
+    fn sent(self, counters: &mut ShardCounters) {
         match self {
-            Self::Forwarded { blame, bytes } => counters.forwarded(place.slot(), blame, bytes),
+            Self::Forwarded { exit, bytes } => counters.forwarded(exit, bytes as usize),
             Self::Originated => counters.originated(),
         }
     }
@@ -118,7 +118,7 @@ impl Cargo {
     /// Whom the packet is counted against where packets compete for room.
     fn claimant(self) -> Blame {
         match self {
-            Self::Forwarded { blame, .. } => blame,
+            Self::Forwarded { exit, .. } => exit.blame(),
             Self::Originated => Blame::Nobody,
         }
     }
@@ -135,7 +135,7 @@ impl Sink<'_> {
     /// Drops a packet, counted unless the switch made it.
     pub(super) fn lose(&mut self, packet: Packet, cargo: Cargo, reason: DropReason) {
         match cargo {
-            Cargo::Forwarded { blame, .. } => self.drop(packet, blame, reason),
+            Cargo::Forwarded { exit, .. } => self.drop(packet, exit.blame(), reason),
             Cargo::Originated => self.pool.free_packet(packet),
         }
     }
@@ -236,12 +236,12 @@ impl WorkerPort {
             self.take_turns();
         }
         if !self.packets.is_empty() || !self.flushed {
-            self.send(&mut sink.shard.counters, place);
+            self.send(&mut sink.shard.counters);
             self.flush(place);
             self.port.complete(sink.pool);
         }
         if !self.packets.is_empty() {
-            self.send(&mut sink.shard.counters, place);
+            self.send(&mut sink.shard.counters);
             self.flush(place);
         }
         for (packet, cargo) in self.packets.drain(..).zip(self.cargo.drain(..)) {
@@ -261,9 +261,9 @@ impl WorkerPort {
         }
     }
 
-    fn send(&mut self, counters: &mut ShardCounters, place: Place) {
+    fn send(&mut self, counters: &mut ShardCounters) {
         let taken = self.port.send(&mut self.packets);
-        self.cargo.drain(..taken).for_each(|cargo| cargo.sent(counters, place));
+        self.cargo.drain(..taken).for_each(|cargo| cargo.sent(counters));
     }
 
     fn flush(&mut self, place: Place) {

@@ -101,8 +101,8 @@ impl Bench {
         let mut decided = Vec::new();
         step::step(&Heap, &mut self.shard, &self.tables, self.now, next, &mut packets, &mut decided);
         for (frame, outcome) in &decided {
-            if let Outcome::Forward { to, blame } = outcome {
-                self.shard.counters.forwarded(*to, *blame, frame.len());
+            if let Outcome::Forward(exit) = outcome {
+                self.shard.counters.forwarded(*exit, frame.len());
             }
         }
         decided
@@ -131,7 +131,7 @@ impl Bench {
     /// One frame that must leave by the port.
     pub(crate) fn forwarded(&mut self, from: From, frame: &[u8], to: Option<PodSlot>) -> Vec<u8> {
         let (frame, outcome) = self.one(from, frame);
-        assert!(matches!(outcome, Outcome::Forward { to: port, .. } if port == to), "{outcome:?}");
+        assert!(matches!(outcome, Outcome::Forward(exit) if exit.pod() == to), "{outcome:?}");
         assert!(self.shard.counters.totals.balances());
         frame
     }

@@ -35,7 +35,8 @@ fn mangled() -> impl Strategy<Value = (From, Vec<u8>)> {
 fn holds(bench: &mut Bench, from: From, frame: &[u8]) -> Result<(), TestCaseError> {
     let before = bench.shard.counters.totals.rx;
     for (out, outcome) in bench.step(from, frame) {
-        if let Outcome::Forward { to, .. } = outcome {
+        if let Outcome::Forward(exit) = outcome {
+            let to = exit.pod();
             let (pod, address_at) = match to {
                 Some(slot) => (slot, 14),
                 None => (from.pod().expect("only pods send to the trunk"), 18),

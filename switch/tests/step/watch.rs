@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use espalier_rules::Decision;
+use espalier_switch::counters::Exit;
 use espalier_switch::flow::{FlowState, Now};
 use espalier_switch::observe::{End, LegSeen, Observer, Sample, Seen, Watch, tap};
 use espalier_switch::reason::DropReason;
@@ -95,7 +96,7 @@ proptest! {
             let fits = |end: &End| matches!(end, End::Decided(outcome) if wanted(outcome));
             ends.iter().filter(|(end, _)| fits(end)).map(|(_, count)| count).sum()
         };
-        prop_assert_eq!(of(|outcome| matches!(outcome, Outcome::Forward { .. })), totals.forwarded);
+        prop_assert_eq!(of(|outcome| matches!(outcome, Outcome::Forward(_))), totals.forwarded);
         prop_assert_eq!(of(|outcome| *outcome == Outcome::Consumed), totals.consumed);
         for reason in DropReason::ALL {
             let count = ends.get(&End::Decided(Outcome::Drop(*reason))).copied().unwrap_or_default();
@@ -114,7 +115,7 @@ fn a_trace_between_pods_shows_both_policies_and_the_flow_it_would_begin() {
     let mut bench = Bench::new();
     let syn = from_pod(WEB, WEB_IP, DB_IP, Load::Syn(4000, 5432));
     let (legs, outcome) = trace(&bench, local(WEB), syn.clone());
-    assert!(matches!(outcome, Outcome::Forward { to: Some(DB), .. }));
+    assert!(matches!(outcome, Outcome::Forward(Exit::Pod(DB))));
     let [out, into] = &legs[..] else { panic!("{legs:?}") };
     assert_eq!((out.slot, into.slot), (WEB, DB));
     for leg in [out, into] {
@@ -140,7 +141,7 @@ fn a_trace_of_a_pod_in_audit_mode_says_what_would_be_denied_and_that_it_passes()
     assert_ne!(audited, SNAPSHOT);
     bench.publish(&audited);
     let (legs, outcome) = trace(&bench, trunk(WEB), denied.clone());
-    assert!(matches!(outcome, Outcome::Forward { to: Some(WEB), .. }), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Forward(Exit::Pod(WEB))), "{outcome:?}");
     assert_eq!((legs[0].verdict, legs[0].audited), (Err(DropReason::DeniedIngress), true));
     bench.forwarded(trunk(WEB), &denied, Some(WEB));
 }
@@ -150,13 +151,13 @@ fn a_trace_says_when_the_pod_has_no_room_for_another_flow() {
     let mut bench = Bench::new();
     let udp = |port| tagged(WEB, from_pod(WEB, WEB_IP, HOST_IP, Load::Udp(port, 53)));
     let mut port = 1000;
-    while matches!(bench.one(pod(WEB), &udp(port)).1, Outcome::Forward { .. }) {
+    while matches!(bench.one(pod(WEB), &udp(port)).1, Outcome::Forward(_)) {
         port += 1;
     }
     let (legs, outcome) = trace(&bench, pod(WEB), udp(9));
     assert_eq!(outcome, Outcome::Drop(DropReason::FlowQuota));
     assert_eq!(legs[0].verdict, Err(DropReason::FlowQuota));
-    assert!(matches!(trace(&bench, pod(WEB), udp(1000)).1, Outcome::Forward { .. }));
+    assert!(matches!(trace(&bench, pod(WEB), udp(1000)).1, Outcome::Forward(_)));
 }
 
 #[test]

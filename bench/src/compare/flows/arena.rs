@@ -4,7 +4,9 @@
 
 use std::marker::PhantomData;
 
+use espalier_switch::flow::PodSlot;
 use espalier_switch::step::{From, Memory};
+use espalier_xsk::{SteerFlags, SteerMeta};
 
 /// Gives the step access to frames that borrow the arena.
 #[derive(Debug, Default)]
@@ -18,7 +20,7 @@ const MOST: usize = 128;
 pub(super) struct Frame<'f> {
     bytes: &'f mut [u8; MOST],
     len: u16,
-    from: From,
+    meta: SteerMeta,
 }
 
 const _: () = assert!(size_of::<Frame<'_>>() == size_of::<espalier_xsk::Packet>());
@@ -27,17 +29,26 @@ impl<'f> Frame<'f> {
     /// `memory` cut into frames of `stride` bytes, at least [`MOST`].
     pub(super) fn cut(memory: &'f mut [u8], stride: usize) -> impl Iterator<Item = Self> {
         let whole = memory.chunks_exact_mut(stride).filter_map(|frame| frame.first_chunk_mut());
-        whole.map(|bytes| Self { bytes, len: 0, from: From::Trunk { vlan: 0 } })
+        whole.map(|bytes| Self { bytes, len: 0, meta: SteerMeta::default() })
     }
 
-    /// Where it comes from.
+    /// Where it comes from, read as the worker reads it.
     pub(super) fn from(&self) -> From {
-        self.from
+        let SteerMeta { tci, flags } = self.meta;
+        match flags.contains(SteerFlags::POD) {
+            true => From::Pod { slot: PodSlot(tci), tagged: flags.contains(SteerFlags::PUSHED) },
+            false => From::Trunk { vlan: tci },
+        }
     }
 
-    /// Has it come from there.
-    pub(super) fn set_from(&mut self, from: From) {
-        self.from = from;
+    /// Has it come from the trunk, with this VLAN.
+    pub(super) fn come_from_trunk(&mut self, vlan: u16) {
+        self.meta = SteerMeta { tci: vlan, flags: SteerFlags::POPPED };
+    }
+
+    /// Has it come from a pod, for the trunk.
+    pub(super) fn come_from_pod(&mut self, slot: PodSlot) {
+        self.meta = SteerMeta { tci: slot.0, flags: SteerFlags::POD | SteerFlags::PUSHED };
     }
 
     /// Becomes a copy of `frame`; the caller changes it further.

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use espalier_api::Direction::{Egress, Ingress};
 use espalier_switch::flow::tcp_flag::ACK;
-use espalier_switch::step::From;
 
 use super::arena::Frame;
 use super::packets::{TCP, Template, UDP};
@@ -115,11 +114,11 @@ impl<'f> Load<'f> {
                 let flow = random.below((*flows / pods) as usize) as u32 * pods;
                 if number % 2 == 0 {
                     let ends = ends(flow + random.below(PODS.into()) as u32, *v6, *protocol);
-                    frame.set_from(From::Trunk { vlan: vlan(ends.slot) });
+                    frame.come_from_trunk(vlan(ends.slot));
                     template.write(frame, &ends, Ingress);
                 } else {
                     let ends = ends(flow + sender, *v6, *protocol);
-                    frame.set_from(From::Pod { slot: ends.slot, tagged: true });
+                    frame.come_from_pod(ends.slot);
                     template.write(frame, &ends, Egress);
                 }
             }

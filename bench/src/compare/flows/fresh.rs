@@ -9,7 +9,6 @@ use espalier_api::Direction::Ingress;
 use espalier_rules::{Engine, Judge};
 use espalier_switch::flow::tcp_flag::SYN;
 use espalier_switch::flow::{FlowKey, PodSlot};
-use espalier_switch::step::From;
 
 use super::arena::Frame;
 use super::established::batches;
@@ -89,7 +88,7 @@ impl<'f> Load<'f> {
             let remote_port = 1024 + (*next / allowed.len() % 60_000) as u16;
             let ends =
                 Ends { slot: POD, local, remote: remote.into(), protocol, local_port: port, remote_port };
-            frame.set_from(From::Trunk { vlan: vlan(POD) });
+            frame.come_from_trunk(vlan(POD));
             templates[usize::from(protocol == UDP)].write(frame, &ends, Ingress);
             keys.push(ends.key());
             *next += 1;

@@ -156,8 +156,8 @@ impl<'f> World<'f> {
             for batch in batches {
                 step(&arena, shard, tables, NOW, Frame::from, batch, decided);
                 for (frame, outcome) in decided.drain(..) {
-                    if let Outcome::Forward { to, blame } = outcome {
-                        shard.counters.forwarded(to, blame, arena.len(&frame));
+                    if let Outcome::Forward(exit) = outcome {
+                        shard.counters.forwarded(exit, arena.len(&frame));
                     }
                     batch.push(frame);
                 }
