@@ -195,19 +195,57 @@ pub(crate) fn without_tag(frame: &[u8], tag: usize) -> Vec<u8> {
     }
 }
 
-/// Parses a frame of `total` bytes whose first bytes are `head`. `tagged`: the frame carries the tag that the steering
-/// program wrote; any other tag is the sender's own and is refused.
-#[inline(always)]
-pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReason> {
-    let l3 = if tagged { ETHERNET_HEADER + VLAN_TAG } else { ETHERNET_HEADER };
-    let ethertype = u16::from_be_bytes(array(head, l3 - 2).ok_or(DropReason::FrameTooShort)?);
-    match ethertype {
-        ETHERTYPE_IPV4 => ipv4(head, l3, total).map(Parsed::Ip),
-        ETHERTYPE_IPV6 => ipv6(head, l3, total).map(Parsed::Ip),
-        ETHERTYPE_ARP => Ok(Parsed::Arp),
-        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(DropReason::VlanTagFromSender),
-        _ => Err(DropReason::EthertypeUnknown),
+/// A frame's first bytes, among which all headers lie, and the length of all of it.
+pub type Bytes<'a> = (&'a [u8], usize);
+
+/// A frame to be parsed.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// Its first bytes.
+    pub head: &'a [u8],
+    total: usize,
+    /// Whether it carries the tag that the steering program wrote; any other tag is the sender's own and is refused.
+    pub tagged: bool,
+    ethertype: Option<u16>,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame of these bytes.
+    #[inline(always)]
+    pub fn new((head, total): Bytes<'a>, tagged: bool) -> Self {
+        let ethertype = array(head, network_header(tagged) - 2).map(u16::from_be_bytes);
+        Self { head, total, tagged, ethertype }
     }
+
+    /// The frame, if it is one of IPv4. What is inlined behind this knows the family.
+    #[inline(always)]
+    pub fn ipv4(self) -> Option<Self> {
+        let ipv4 = Some(ETHERTYPE_IPV4);
+        (self.ethertype == ipv4).then_some(Self { ethertype: ipv4, ..self })
+    }
+
+    /// Parses it.
+    #[inline(always)]
+    pub fn parse(self) -> Result<Parsed, DropReason> {
+        let l3 = network_header(self.tagged);
+        match self.ethertype.ok_or(DropReason::FrameTooShort)? {
+            ETHERTYPE_IPV4 => ipv4(self.head, l3, self.total).map(Parsed::Ip),
+            ETHERTYPE_IPV6 => ipv6(self.head, l3, self.total).map(Parsed::Ip),
+            ETHERTYPE_ARP => Ok(Parsed::Arp),
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(DropReason::VlanTagFromSender),
+            _ => Err(DropReason::EthertypeUnknown),
+        }
+    }
+}
+
+/// Where the network header lies.
+fn network_header(tagged: bool) -> usize {
+    if tagged { ETHERNET_HEADER + VLAN_TAG } else { ETHERNET_HEADER }
+}
+
+/// Parses a frame, see [`Frame`].
+pub fn parse(head: &[u8], total: usize, tagged: bool) -> Result<Parsed, DropReason> {
+    Frame::new((head, total), tagged).parse()
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::facts::PacketFact;
 use crate::flow::fragment::PacketUnderWay;
 use crate::flow::{Lookups, Now, PodSlot, RuleKey, Sought};
 use crate::ip::Ip;
-use crate::packet::{self, Packet};
+use crate::packet::{self, Bytes, Frame, Packet};
 use crate::reason::DropReason;
 use crate::tables::Tables;
 
@@ -26,7 +26,6 @@ mod trace;
 mod track;
 mod watched;
 
-use guard::Bytes;
 use track::Leg;
 
 pub(crate) use forward::complete_checksum;
@@ -230,7 +229,8 @@ fn batch<const WATCHED: bool, M: Memory>(
     shard.batch = batch;
 }
 
-/// The guard stage for one packet. Each way in has its own copy of it, because what it needs not ask costs nothing.
+/// The guard stage for one packet. Each way in has its own copy of it, and in that IPv4 has one, because what needs not be
+/// asked costs nothing.
 #[inline(always)]
 fn admit<P>(shard: &mut Shard<P>, tables: &Tables, from: From, bytes: Bytes<'_>, batch: &mut Batch) {
     match from {
@@ -246,7 +246,7 @@ fn admit<P>(shard: &mut Shard<P>, tables: &Tables, from: From, bytes: Bytes<'_>,
             shard.counters.handed_in();
             match handed {
                 Handed::Trunk { vlan } => admit_from_trunk(shard, tables, vlan, bytes, batch),
-                Handed::Pod => batch.enter(guard::let_out(bytes, tables, shard)),
+                Handed::Pod => batch.enter(guard::let_out(Frame::new(bytes, false), tables, shard)),
             }
         }
     }
@@ -260,7 +260,11 @@ fn admit_from_trunk<P>(
     bytes: Bytes<'_>,
     batch: &mut Batch,
 ) {
-    batch.enter(guard::from_trunk(bytes, vlan, tables, shard));
+    let frame = Frame::new(bytes, false);
+    match frame.ipv4() {
+        Some(frame) => batch.enter(guard::from_trunk(frame, vlan, tables, shard)),
+        None => batch.enter(guard::from_trunk(frame, vlan, tables, shard)),
+    }
 }
 
 #[inline(never)]
@@ -271,7 +275,11 @@ fn admit_from_pod<P>(
     bytes: Bytes<'_>,
     batch: &mut Batch,
 ) {
-    batch.enter(guard::from_pod(bytes, slot, tagged, tables, shard));
+    let frame = Frame::new(bytes, tagged);
+    match frame.ipv4() {
+        Some(frame) => batch.enter(guard::from_pod(frame, slot, tables, shard)),
+        None => batch.enter(guard::from_pod(frame, slot, tables, shard)),
+    }
 }
 
 impl Batch {

@@ -4,18 +4,15 @@ use super::{Path, Shard, Stop};
 use crate::counters::Blame;
 use crate::flow::PodSlot;
 use crate::ip::Ip;
-use crate::packet::{self, Packet, Parsed, array};
+use crate::packet::{Frame, Packet, Parsed, array};
 use crate::reason::DropReason;
 use crate::responder::{self, Ends, Side};
 use crate::tables::{PodTable, Tables};
 
-/// A frame's first bytes, and the length of all of it.
-pub(super) type Bytes<'a> = (&'a [u8], usize);
-
 /// Parses a frame from the trunk and checks who sends it to whom.
 #[inline(always)]
 pub(super) fn from_trunk<P>(
-    bytes: Bytes<'_>,
+    frame: Frame<'_>,
     vlan: u16,
     tables: &Tables,
     shard: &mut Shard<P>,
@@ -24,25 +21,24 @@ pub(super) fn from_trunk<P>(
     let slot = tables.slot_of_vlan(vlan).ok_or(unknown)?;
     let pod = tables.pod(slot).ok_or(unknown)?;
     let drop = |reason| Stop::Drop(reason, Blame::Ingress(slot));
-    let packet = parse(bytes, false, (Side::Trunk, slot, pod), shard, drop)?;
-    towards_pod(bytes.0, &packet, pod).map_err(drop)?;
+    let packet = parse(frame, (Side::Trunk, slot, pod), shard, drop)?;
+    towards_pod(frame.head, &packet, pod).map_err(drop)?;
     Ok((packet, Path::In { to: slot }))
 }
 
-/// The same for a frame from a pod. `tagged`: it is for the trunk.
+/// The same for a frame from a pod; one with a tag is for the trunk.
 #[inline(always)]
 pub(super) fn from_pod<P>(
-    bytes: Bytes<'_>,
+    frame: Frame<'_>,
     slot: PodSlot,
-    tagged: bool,
     tables: &Tables,
     shard: &mut Shard<P>,
 ) -> Result<(Packet, Path), Stop> {
     let drop = |reason| Stop::Drop(reason, Blame::Egress(slot));
     let pod = tables.pod(slot).ok_or(drop(DropReason::PortUnknown))?;
-    let packet = parse(bytes, tagged, (Side::Pod, slot, pod), shard, drop)?;
-    of_pod(bytes.0, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
-    if tagged {
+    let packet = parse(frame, (Side::Pod, slot, pod), shard, drop)?;
+    of_pod(frame.head, &packet, pod, shard.links.link_mut(slot)).map_err(drop)?;
+    if frame.tagged {
         return Ok((packet, Path::Out { from: slot }));
     }
     let to = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
@@ -54,12 +50,12 @@ pub(super) fn from_pod<P>(
 
 /// The same for what another worker's pod may send to a pod of this node, by the policy of the one that sends.
 pub(super) fn let_out<P>(
-    (head, total): Bytes<'_>,
+    frame: Frame<'_>,
     tables: &Tables,
     shard: &Shard<P>,
 ) -> Result<(Packet, Path), Stop> {
     let drop = |reason| Stop::Drop(reason, Blame::Nobody);
-    let Parsed::Ip(packet) = packet::parse(head, total, false).map_err(drop)? else {
+    let Parsed::Ip(packet) = frame.parse().map_err(drop)? else {
         return Err(drop(DropReason::EthertypeUnknown));
     };
     let to = tables.slot_of_address(packet.destination()).ok_or(drop(DropReason::LocalPodGone))?;
@@ -69,16 +65,15 @@ pub(super) fn let_out<P>(
 /// Parses; what the responder handles ends here.
 #[inline(always)]
 fn parse<P>(
-    (head, total): Bytes<'_>,
-    tagged: bool,
+    frame: Frame<'_>,
     (side, slot, pod): (Side, PodSlot, &PodTable),
     shard: &mut Shard<P>,
     drop: impl Fn(DropReason) -> Stop,
 ) -> Result<Packet, Stop> {
-    match packet::parse(head, total, tagged).map_err(&drop)? {
+    match frame.parse().map_err(&drop)? {
         Parsed::Ip(packet) if !packet.is_neighbour_discovery() => Ok(packet),
         other => {
-            respond(head, &other, side, (slot, pod), shard).map_err(drop)?;
+            respond(frame.head, &other, side, (slot, pod), shard).map_err(drop)?;
             Err(Stop::Consumed(matches!(side, Side::Pod).then_some(slot)))
         }
     }

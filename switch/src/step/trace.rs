@@ -10,7 +10,7 @@ use super::{From, Handed, Heap, Outcome, Path, Shard, ShardParts, guard, step};
 use crate::flow::fragment::{FragmentConfig, Fragments};
 use crate::flow::{FlowConfig, FlowState, FlowTable, Found, Now};
 use crate::observe::{End, Observer, Sample, Seen, Watch};
-use crate::packet::Packet;
+use crate::packet::{Frame, Packet};
 use crate::reason::DropReason;
 use crate::tables::Tables;
 
@@ -83,13 +83,13 @@ fn copy_flows<P>(
     from: From,
     frame: &[u8],
 ) {
-    let bytes = (frame, frame.len());
+    let arrived = |tagged| Frame::new((frame, frame.len()), tagged);
     let guarded = match from {
         From::Trunk { vlan } | From::Peer(Handed::Trunk { vlan }) => {
-            guard::from_trunk(bytes, vlan, tables, copy)
+            guard::from_trunk(arrived(false), vlan, tables, copy)
         }
-        From::Pod { slot, tagged } => guard::from_pod(bytes, slot, tagged, tables, copy),
-        From::Peer(Handed::Pod) => guard::let_out(bytes, tables, copy),
+        From::Pod { slot, tagged } => guard::from_pod(arrived(tagged), slot, tables, copy),
+        From::Peer(Handed::Pod) => guard::let_out(arrived(false), tables, copy),
     };
     // What the guard answers for itself is no flow's.
     copy.originated.clear();
