@@ -3,8 +3,9 @@
 //! A pod with tx-checksumming on sends TCP and UDP with only the pseudo-header sum in the checksum field, for a NIC to
 //! finish; behind the switch there is none (data path: veth to AF_XDP), so the switch finishes it.
 
-use espalier_api::protocol;
+use espalier_api::{Family, protocol};
 
+use crate::ip::Ip;
 use crate::packet::{Fragment, Packet};
 
 /// Whether `bytes`, checksum field included, sum to zero.
@@ -58,10 +59,13 @@ pub fn complete<'a>(packet: &Packet, segments: impl Iterator<Item = &'a [u8]>) -
 #[inline]
 fn pseudo(packet: &Packet) -> u64 {
     // Every word is a sum of 16-bit words times powers of 2^16, which is 1 modulo 2^16 - 1; halves keep the sum in range.
-    let halves =
-        |[high, low]: [u64; 2]| (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff);
-    halves(packet.source().words)
-        + halves(packet.destination().words)
+    let halves = |word: u64| (word >> 32) + (word & 0xffff_ffff);
+    let address = |ip: Ip| match ip.family {
+        Family::V4 => ip.words[1],
+        Family::V6 => halves(ip.words[0]) + halves(ip.words[1]),
+    };
+    address(packet.source())
+        + address(packet.destination())
         + u64::from(packet.protocol)
         + packet.l4_len() as u64
 }

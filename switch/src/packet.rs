@@ -335,7 +335,13 @@ fn ipv6(head: &[u8], l3: usize, total: usize) -> Result<Packet, DropReason> {
         return Err(DropReason::Ipv6HeaderInvalid);
     }
     let address = |at: usize| ip::words(u128::from_be_bytes(array(&header, at).unwrap_or_default()));
-    let chain = extensions(head, l3 + IPV6_HEADER, end, header[6])?;
+    let chain = match header[6] {
+        // Nearly always there is none.
+        protocol @ (protocol::TCP | protocol::UDP) => {
+            Chain { protocol, l4: l3 + IPV6_HEADER, fragment_id: 0, fragment_part: 0 }
+        }
+        next => extensions(head, l3 + IPV6_HEADER, end, next)?,
+    };
     finish(
         head,
         Packet {
