@@ -30,6 +30,8 @@ const BATCHES: usize = 16;
 const ROUND: usize = BATCH * BATCHES;
 /// Rounds of one run.
 const ROUNDS: usize = 64;
+/// Rounds before those that count: what the subject before left in the caches is not this one's cost.
+const WARM_UP: usize = 32;
 
 /// The case of the whole step at a number of flows.
 const STEP: [(&str, u32); 2] = [("flows/step/10k", 10_000), ("flows/step/1M", 1_000_000)];
@@ -78,13 +80,18 @@ struct Allocated {
 }
 
 impl Allocated {
-    /// Counts what `work`, which takes one run's packets through, allocates.
-    fn count(&mut self, allocator: Allocator, work: impl FnOnce() -> Result<f64>) -> Result<()> {
+    /// Counts what `work`, which takes that many rounds through, allocates.
+    fn count(
+        &mut self,
+        allocator: Allocator,
+        rounds: usize,
+        work: impl FnOnce() -> Result<f64>,
+    ) -> Result<()> {
         let region = Region::new(allocator);
         work()?;
         let change = region.change();
         self.allocations += change.allocations + change.reallocations;
-        self.packets += ROUND * ROUNDS;
+        self.packets += ROUND * rounds;
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn run(
     let mut memory = vec![0; ROUND * STRIDE];
     let mut load = Load::new(&input::thousand_rules(), flows, Frame::cut(&mut memory, STRIDE))?;
     load.sample()?;
-    allocated.count(allocator, || load.sample())?;
+    allocated.count(allocator, ROUNDS, || load.sample())?;
     report.in_turns(case, &mut [Subject::new("espalier", || load.sample())], runs)
 }
 

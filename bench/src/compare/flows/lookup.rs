@@ -8,7 +8,7 @@ use espalier_switch::flow::{FlowKey, FlowTable, Lookups, PacketFacts, tcp_flag::
 
 use super::packets::TCP;
 use super::world::{NOW, World, ends, node};
-use super::{BATCH, ROUND, ROUNDS, sized};
+use super::{BATCH, ROUND, ROUNDS, WARM_UP, sized};
 use crate::measure::{Subject, nanoseconds_each};
 use crate::random::Random;
 use crate::report::Report;
@@ -30,15 +30,17 @@ pub(super) fn run(report: &mut Report, case: &str, flows: u32, runs: usize) -> R
 /// One run over flows drawn at random.
 fn sample(table: &mut FlowTable, random: &mut Random, flows: u32, v6: bool) -> Result<f64> {
     let mut keys: Vec<FlowKey> = Vec::with_capacity(ROUND);
-    let mut spent = 0.0;
     let mut passed = 0;
     let mut lookups = Lookups::default();
-    for _ in 0..ROUNDS {
+    let mut round = || {
         keys.clear();
         keys.extend((0..ROUND).map(|_| ends(random.below(flows as usize) as u32, v6, TCP).key()));
-        spent += nanoseconds_each(ROUND, || passed += update(table, black_box(&keys), &mut lookups));
-    }
-    ensure!(passed == ROUND * ROUNDS, "{passed} of {} packets found their flow", ROUND * ROUNDS);
+        nanoseconds_each(ROUND, || passed += update(table, black_box(&keys), &mut lookups))
+    };
+    (0..WARM_UP).for_each(|_| _ = round());
+    let spent = (0..ROUNDS).map(|_| round()).sum::<f64>();
+    let packets = ROUND * (WARM_UP + ROUNDS);
+    ensure!(passed == packets, "{passed} of {packets} packets found their flow");
     Ok(spent / ROUNDS as f64)
 }
 
