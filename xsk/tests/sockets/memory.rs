@@ -58,6 +58,29 @@ fn lengths_stop_at_the_chunk() {
 }
 
 #[test]
+fn a_packets_segments_keep_their_order_up_to_the_limit() {
+    let _lab = Lab::new();
+    let (umem, mut pool) = Umem::new(&small(16)).unwrap();
+    let mut frame = |byte| {
+        let mut frame = pool.alloc().unwrap();
+        assert!(umem.write(&mut frame, &[byte; 10]));
+        frame
+    };
+    let mut packet = Packet::single(frame(0));
+    for byte in 1..MAX_SEGMENTS as u8 {
+        umem.append(&mut packet, frame(byte)).unwrap();
+    }
+    let refused = umem.append(&mut packet, frame(99)).unwrap_err();
+    assert_eq!(umem.bytes(&refused), [99; 10]);
+    pool.free(refused);
+    assert_eq!((packet.segment_count(), packet.len()), (MAX_SEGMENTS, 10 * MAX_SEGMENTS));
+    let order: Vec<u8> = umem.segments(&packet).map(|data| data[0]).collect();
+    assert_eq!(order, [0, 1, 2, 3, 4]);
+    pool.free_packet(packet);
+    assert_eq!((pool.available(), umem.owners().free), (16, 16));
+}
+
+#[test]
 fn pools_split_and_join_without_loss() {
     let _lab = Lab::new();
     let (umem, mut pool) = Umem::new(&small(100)).unwrap();
