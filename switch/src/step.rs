@@ -465,7 +465,7 @@ fn finish<const WATCHED: bool, M: Memory>(
             };
             match hop {
                 Ok(hop) => {
-                    if !matches!(path, Path::In { .. }) {
+                    if path.source().is_some() {
                         forward::complete_checksum(memory, parsed, packet);
                     }
                     forward::readdress(memory, hop, packet);

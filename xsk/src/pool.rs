@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-
 use crate::depot::{Depot, MAGAZINE};
-use crate::frame::{Frame, HEADROOM, MAX_SEGMENTS, Packet};
+use crate::frame::{Frame, HEADROOM, Packet};
 use crate::umem::{Owner, Umem};
 
 /// Free frames beyond which a pool that shares a depot gives a magazine away, at most.
@@ -47,8 +45,7 @@ impl FramePool {
 
     /// Takes every frame of a packet back.
     pub fn free_packet(&mut self, packet: Packet) {
-        let chunks: ArrayVec<u32, MAX_SEGMENTS> = self.umem.retire(packet).collect();
-        chunks.into_iter().for_each(|index| self.push(index));
+        self.umem.retire(packet).into_iter().for_each(|index| self.push(index));
     }
 
     /// Number of frames to be had: those in the pool, and those in the depot it shares.

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arrayvec::ArrayVec;
 pub use chunks::FrameOwners;
 pub(crate) use chunks::{ChunkTable, Owner, SocketId};
 
@@ -287,10 +288,10 @@ impl Umem {
     }
 
     /// The same of a packet whose tokens end here: the caller gives the chunks their next owners.
-    pub(crate) fn retire<'a>(&'a self, packet: Packet) -> impl Iterator<Item = u32> + use<'a> {
-        let chain = self.chain(&packet);
+    pub(crate) fn retire(&self, packet: Packet) -> ArrayVec<u32, MAX_SEGMENTS> {
+        let chunks = self.chain(&packet).collect();
         packet.retire();
-        chain
+        chunks
     }
 
     pub(crate) fn xsk(&self) -> &xsk_rs::Umem {

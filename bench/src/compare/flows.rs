@@ -72,6 +72,12 @@ pub fn run(allocator: Allocator, runs: usize) -> Result<Report> {
     Ok(report)
 }
 
+/// The mean of [`ROUNDS`] rounds, after [`WARM_UP`] others.
+fn warm(mut round: impl FnMut() -> f64) -> f64 {
+    (0..WARM_UP).for_each(|_| _ = round());
+    (0..ROUNDS).map(|_| round()).sum::<f64>() / ROUNDS as f64
+}
+
 /// Allocations of the packet path, whatever it was given.
 #[derive(Debug, Default)]
 struct Allocated {

@@ -3,10 +3,8 @@
 //! Nothing the kernel says is taken on trust: a descriptor must name a chunk this port gave away for receiving and
 //! bytes inside it. Segments of one packet are put together across calls.
 
-use arrayvec::ArrayVec;
-
 use super::{BATCH, Port};
-use crate::frame::{CHUNK_SIZE, Frame, MAX_SEGMENTS, Packet};
+use crate::frame::{CHUNK_SIZE, Frame, Packet};
 use crate::pool::FramePool;
 use crate::umem::Owner;
 
@@ -111,8 +109,7 @@ impl Port {
     /// Throws away the packet under way, and what is still to come of it.
     fn abandon(&mut self, more: bool) {
         if let Some(packet) = self.partial.take() {
-            let chunks: ArrayVec<u32, MAX_SEGMENTS> = self.umem.retire(packet).collect();
-            chunks.into_iter().for_each(|index| self.keep_spare(index));
+            self.umem.retire(packet).into_iter().for_each(|index| self.keep_spare(index));
         }
         self.discarding = more;
     }
@@ -155,6 +152,7 @@ mod tests {
     use xsk_rs::FrameDesc;
 
     use super::*;
+    use crate::frame::MAX_SEGMENTS;
     use crate::port::PortConfig;
     use crate::umem::{FrameOwners, Hugepages, Umem, UmemConfig};
 

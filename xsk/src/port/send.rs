@@ -8,7 +8,7 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use super::{BATCH, Port};
-use crate::frame::{MAX_SEGMENTS, Packet};
+use crate::frame::{CHUNK_SIZE, MAX_SEGMENTS, Packet};
 use crate::pool::FramePool;
 use crate::umem::Owner;
 
@@ -120,6 +120,10 @@ impl Port {
                     // SAFETY: the packet is borrowed and stands for the chunk's token, so its holder is our caller.
                     let mut desc = unsafe { self.umem.chunks().current(index) };
                     desc.set_options(if at < last { XDP_PKT_CONTD } else { 0 });
+                    debug_assert!(
+                        at > 0 || desc.addr() % CHUNK_SIZE == packet.head().offset(),
+                        "token and descriptor agree"
+                    );
                     self.scratch[staged.descriptors] = desc;
                     staged.descriptors += 1;
                 }

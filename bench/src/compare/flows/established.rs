@@ -7,7 +7,7 @@ use espalier_switch::flow::tcp_flag::ACK;
 use super::arena::Frame;
 use super::packets::{TCP, Template, UDP};
 use super::world::{Batch, PODS, World, ends, node, vlan};
-use super::{Allocated, BATCH, BATCHES, ROUND, ROUNDS, WARM_UP, sized};
+use super::{Allocated, BATCH, BATCHES, ROUND, ROUNDS, WARM_UP, sized, warm};
 use crate::compare::rules::Allocator;
 use crate::measure::Subject;
 use crate::random::Random;
@@ -95,14 +95,12 @@ impl<'f> Load<'f> {
 
     /// One run: each round its packets are written, then timed; nanoseconds a packet. `between` is not timed.
     pub(super) fn rounds(&mut self, mut between: impl FnMut()) -> f64 {
-        let mut round = || {
+        warm(|| {
             self.write();
             let spent = self.world.round(&mut self.batches);
             between();
             spent
-        };
-        (0..WARM_UP).for_each(|_| _ = round());
-        (0..ROUNDS).map(|_| round()).sum::<f64>() / ROUNDS as f64
+        })
     }
 
     /// Even batches come from the trunk for any pods, odd ones from one pod.

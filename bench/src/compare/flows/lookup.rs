@@ -8,7 +8,7 @@ use espalier_switch::flow::{FlowKey, FlowTable, Lookups, PacketFacts, tcp_flag::
 
 use super::packets::TCP;
 use super::world::{NOW, World, ends, node};
-use super::{BATCH, ROUND, ROUNDS, WARM_UP, sized};
+use super::{BATCH, ROUND, ROUNDS, WARM_UP, sized, warm};
 use crate::measure::{Subject, nanoseconds_each};
 use crate::random::Random;
 use crate::report::Report;
@@ -32,16 +32,14 @@ fn sample(table: &mut FlowTable, random: &mut Random, flows: u32, v6: bool) -> R
     let mut keys: Vec<FlowKey> = Vec::with_capacity(ROUND);
     let mut passed = 0;
     let mut lookups = Lookups::default();
-    let mut round = || {
+    let spent = warm(|| {
         keys.clear();
         keys.extend((0..ROUND).map(|_| ends(random.below(flows as usize) as u32, v6, TCP).key()));
         nanoseconds_each(ROUND, || passed += update(table, black_box(&keys), &mut lookups))
-    };
-    (0..WARM_UP).for_each(|_| _ = round());
-    let spent = (0..ROUNDS).map(|_| round()).sum::<f64>();
+    });
     let packets = ROUND * (WARM_UP + ROUNDS);
     ensure!(passed == packets, "{passed} of {packets} packets found their flow");
-    Ok(spent / ROUNDS as f64)
+    Ok(spent)
 }
 
 /// What the step does of it; how many packets passed.
