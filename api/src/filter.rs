@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_name_nobody_knows_is_pointed_at() {
-        let filter: Filter = "tcp and pod shop/web".parse().unwrap();
+        let filter: Filter = " \n tcp and pod shop/web ".parse().unwrap();
         let error = filter.try_map(|_| Err::<(), _>("unknown".to_owned())).unwrap_err();
         assert_eq!(error.pointed(), "character 13: unknown\n  tcp and pod shop/web\n              ^");
     }

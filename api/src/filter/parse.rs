@@ -9,6 +9,8 @@ use super::{Filter, FilterError, MAX_DEPTH, Name, Step, Test};
 
 /// Parses a filter.
 pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
+    // First, so that where a test stands is said of the text that is kept.
+    let text = text.trim();
     let tokens = lex::tokens(text)?;
     let mut parser = Parser { text, tokens: &tokens, steps: Vec::new(), depth: 0 };
     if !parser.tokens.is_empty() {
@@ -23,7 +25,7 @@ pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
             },
         ));
     }
-    Ok(Filter { text: text.trim().into(), steps: parser.steps })
+    Ok(Filter { text: text.into(), steps: parser.steps })
 }
 
 pub(super) struct Parser<'a> {
