@@ -45,6 +45,9 @@ impl FromRef<App> for Shared {
     }
 }
 
+/// Requests that are under way when the switch ends may take so long; a client that sends no whole one holds nothing up.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
 /// Serves until `stopped`.
 pub async fn serve(
     listener: UnixListener,
@@ -54,6 +57,7 @@ pub async fn serve(
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let (stop, stopping) = watch::channel(false);
+    let mut ending = stopping.clone();
     let stopped = async move {
         stopped.await;
         // The agent's reply would never end by itself.
@@ -81,9 +85,16 @@ pub async fn serve(
         .layer(axum::middleware::from_fn_with_state(group, check_peer))
         .layer(DefaultBodyLimit::max(espalier_api::file::MAX_BYTES as usize))
         .with_state(App { manager, metrics, leases: Leases::default(), stopping });
-    axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>())
-        .with_graceful_shutdown(stopped)
-        .await
+    let serving = axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(stopped);
+    let overdue = async {
+        let _stopped = ending.wait_for(|ending| *ending).await;
+        tokio::time::sleep(LAST_REQUESTS).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+    }
 }
 
 /// Time in which the packets are counted by which workers are evened out.

@@ -76,10 +76,16 @@ fn run(config: Config) -> anyhow::Result<()> {
     }
     let snapshot = config.snapshot.as_deref().map(espalier_api::file::load).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(config, snapshot))
+    let manager = runtime.block_on(serve(config, snapshot))?;
+    // Waits for who has the manager still: a look at the interfaces, a request whose client has left.
+    drop(runtime);
+    let manager = Arc::into_inner(manager).context("the manager is still in use")?;
+    manager.into_inner().map_err(|_| anyhow::anyhow!("the manager is in an unknown state"))?.stop();
+    Ok(())
 }
 
-async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyhow::Result<()> {
+/// Serves until the process is asked to end.
+async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyhow::Result<control::Shared> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let socket = config.socket.clone();
@@ -95,9 +101,11 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
     }
     let manager = Arc::new(Mutex::new(manager));
     tracing::info!(socket = %socket.display(), "listening");
-    let watching = tokio::spawn(watch::watch(Arc::clone(&manager)));
+    tokio::spawn(watch::watch(Arc::clone(&manager)));
     let metrics = Arc::new(Metrics::new(Arc::downgrade(&manager), metrics_rules));
-    let scraped = metrics_tcp.map(|tcp| tokio::spawn(metrics::serve(tcp, Arc::clone(&metrics))));
+    if let Some(tcp) = metrics_tcp {
+        tokio::spawn(metrics::serve(tcp, Arc::clone(&metrics)));
+    }
     let stopped = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -109,16 +117,8 @@ async fn serve(config: Config, snapshot: Option<espalier_api::Snapshot>) -> anyh
         served = control::serve(listener, Arc::clone(&manager), metrics, group.is_some(), stopped) => served?,
         died = watchdog::watch(vitals) => return Err(died.into()),
     }
-    watching.abort();
-    if let Some(scraped) = scraped {
-        scraped.abort();
-    }
     drop(file);
-    let _cancelled = watching.await;
-    let manager = Arc::into_inner(manager).context("a request is still under way")?;
-    let manager = manager.into_inner().map_err(|_| anyhow::anyhow!("the manager is in an unknown state"))?;
-    manager.stop();
-    Ok(())
+    Ok(manager)
 }
 
 /// The port for metrics, where one is asked for.

@@ -1,9 +1,12 @@
 //! The switch ends, with and without warning: branches stay closed, the node's own traffic goes on, all comes back.
 
 use std::fs;
+use std::io::Write;
 use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use espalier_api::control::PortState;
@@ -15,6 +18,8 @@ use crate::traffic::{answers, blind, udp, udp_echo};
 
 /// Datagrams sent while no switch runs.
 const IN_VAIN: u64 = 20;
+const ASKERS: usize = 4;
+const QUESTION: &[u8] = b"GET /v1/rules HTTP/1.1\r\nHost: s\r\n\r\n";
 
 #[test]
 fn killed_it_fails_closed_and_a_new_one_takes_over() {
@@ -92,6 +97,37 @@ fn asked_to_end_it_leaves_the_steering_and_unpin_removes_it() {
             assert!(!steers(&site, interface), "{interface} must be the kernel's again");
         }
         assert!(!pins.exists() || fs::read_dir(&pins).unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn asked_to_end_at_work_it_ends_in_order() {
+    let mut site = Site::open();
+    for _ in 0..3 {
+        let socket = site.control().socket().to_path_buf();
+        let mut slow = UnixStream::connect(&socket).unwrap();
+        slow.write_all(b"GET /v1/status HTTP/1.1\r\nHost:").unwrap();
+        // They ask and do not stay for the answer: something is always being answered.
+        thread::scope(|scope| {
+            for _ in 0..ASKERS {
+                scope.spawn(|| {
+                    while UnixStream::connect(&socket).and_then(|mut one| one.write_all(QUESTION)).is_ok() {}
+                });
+            }
+            thread::sleep(Duration::from_millis(100));
+            let process = site.switch_process().unwrap();
+            kill_process(Pid::from_child(process), Signal::TERM).unwrap();
+            let ended = wait_for(|| process.try_wait().unwrap().is_some());
+            if !ended {
+                process.kill().unwrap();
+            }
+            assert!(ended, "it waits for a request that never comes");
+        });
+        let status = site.switch_process().unwrap().wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{status}: {}", log_of(&site));
+        drop(slow);
+        site.start_switch_again(&[]);
+        site.apply_snapshot();
     }
 }
 
