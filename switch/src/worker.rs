@@ -2,7 +2,7 @@
 //!
 //! The manager talks to a worker over a channel that is read between batches, and a table is given back when the next one
 //! is in use, so whoever publishes knows that the grace period is over. With other workers it shares rings (`handover`)
-//! and spare frames, nothing else. Ports with traffic are polled; idle ones wait in epoll and cost nothing.
+//! and spare frames, nothing else. Ports with traffic, of either way, are polled; idle ones wait in epoll and cost nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -145,7 +145,7 @@ impl Worker {
         let mut index = 0;
         while let Some(place) = self.hot.get(index).copied() {
             match self.receive(place, now) {
-                0 if self.may_wait(place) => {
+                0 if self.rests(place) => {
                     self.hot.swap_remove(index);
                 }
                 received => {
@@ -165,10 +165,11 @@ impl Worker {
         if busy { Round::Busy } else { Round::Idle }
     }
 
-    /// Whether a port that is empty can be left to epoll. Without frames to receive into it would never wake anybody.
-    fn may_wait(&mut self, place: Place) -> bool {
+    /// Leaves a port that has nothing to do to epoll, if it can be. Without frames to receive into it would never wake
+    /// anybody.
+    fn rests(&mut self, place: Place) -> bool {
         let Some(port) = self.ports.get_mut(place) else { return true };
-        !self.shares.is_starved(port.in_fill()) && port.cools(COLD_AFTER)
+        !self.shares.is_starved(port.in_fill()) && port.is_cold(COLD_AFTER) && port.cool(&self.epoll, place)
     }
 
     /// Takes one batch from a port through the step. Returns how many packets there were.
@@ -176,6 +177,7 @@ impl Worker {
         let Some(port) = self.ports.get_mut(place) else { return 0 };
         let mut received = std::mem::take(&mut self.received);
         let count = port.receive(&mut received, BATCH);
+        port.unwatch_if_busy(&self.epoll);
         if count > 0 {
             self.batches += 1;
             if place.slot().is_none() && !self.rings.from.is_empty() {
@@ -237,6 +239,9 @@ impl Worker {
                 if port.enqueue(packet, cargo) {
                     self.sending.push(place);
                 }
+                if port.poll() {
+                    self.hot.push(place);
+                }
             }
             None => self.sink().lose(packet, cargo, DropReason::PortDown),
         }
@@ -276,6 +281,12 @@ impl Worker {
         self.bell.lies_down();
         if self.rings.from.iter().all(Consumer::is_empty) {
             self.sleeps += 1;
+            for place in &self.hot {
+                if let Some(port) = self.ports.get_mut(*place) {
+                    // One that epoll does not take is polled when the sleep is over.
+                    let _watched = port.watch(&self.epoll, *place);
+                }
+            }
             self.look(pause);
         }
         self.bell.gets_up();
@@ -296,7 +307,7 @@ impl Worker {
                 self.bell.hush();
                 continue;
             }
-            if self.ports.get(place).is_some() && !self.hot.contains(&place) {
+            if self.ports.get_mut(place).is_some_and(WorkerPort::poll) {
                 self.hot.push(place);
             }
         }
@@ -326,7 +337,8 @@ impl Worker {
     /// Takes a socket of a pod, or one of the trunk's, into its place.
     fn put_port(&mut self, place: Place, port: espalier_xsk::Port) -> std::io::Result<()> {
         let mut port = WorkerPort::new(port);
-        epoll::add(&self.epoll, port.fd(), place.as_event(), epoll::EventFlags::IN)?;
+        port.watch(&self.epoll, place)?;
+        port.poll();
         if port.resume() {
             self.sending.push(place);
         }

@@ -1,8 +1,8 @@
 //! A port in a worker's hands: its socket, the packets on their way out, and what each counts as. And all of them.
 
 use espalier_xsk::{FramePool, MAX_SEGMENTS, Packet, Port, PortStatistics, SteerFlags, SteerMeta, Umem};
-use rustix::event::epoll::EventData;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::event::epoll::{self, EventData};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fair;
 use crate::counters::{Blame, Exit, ShardCounters};
@@ -156,14 +156,36 @@ pub(super) struct WorkerPort {
     flushed: bool,
     /// Whether the worker has this port on its list of those that send.
     sending: bool,
-    empty_rounds: u32,
+    /// Whether the worker has it on its list of those that are polled.
+    polled: bool,
+    /// Whether epoll tells of it.
+    watched: bool,
+    /// Rounds in which nothing came or was sent.
+    quiet_rounds: u32,
+    /// Packets in and out since it was last left to epoll.
+    moved: u32,
 }
+
+/// Packets after which epoll is not told of a port for as long as it is polled. In copy mode the kernel wakes who waits at
+/// a socket for each packet it has sent (net/core/sock.c, `sock_wfree`), and epoll's answer, that nobody asked for room to
+/// send, took a twelfth of a packet's time. Less traffic is not worth the two calls.
+const BUSY_AFTER: u32 = 256;
 
 impl WorkerPort {
     pub(super) fn new(port: Port) -> Self {
         // A port that was another worker's may have packets that the kernel has not sent.
         let flushed = port.unsent() == 0;
-        Self { port, packets: Vec::new(), cargo: Vec::new(), flushed, sending: false, empty_rounds: 0 }
+        Self {
+            port,
+            packets: Vec::new(),
+            cargo: Vec::new(),
+            flushed,
+            sending: false,
+            polled: false,
+            watched: false,
+            quiet_rounds: 0,
+            moved: 0,
+        }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -172,17 +194,50 @@ impl WorkerPort {
 
     pub(super) fn receive(&mut self, out: &mut Vec<Packet>, max: usize) -> usize {
         let count = self.port.receive(out, max);
-        self.empty_rounds = if count == 0 { self.empty_rounds + 1 } else { 0 };
+        self.quiet_rounds += 1;
+        self.count(count);
         count
     }
 
-    /// Whether it has been empty for `rounds` receives; if so, the count starts again.
-    pub(super) fn cools(&mut self, rounds: u32) -> bool {
-        let cold = self.empty_rounds >= rounds;
-        if cold {
-            self.empty_rounds = 0;
+    fn count(&mut self, packets: usize) {
+        if packets > 0 {
+            self.quiet_rounds = 0;
+            self.moved = self.moved.saturating_add(packets as u32);
         }
-        cold
+    }
+
+    /// Has it polled. Says whether it was not until now.
+    pub(super) fn poll(&mut self) -> bool {
+        !std::mem::replace(&mut self.polled, true)
+    }
+
+    /// Whether nothing came and nothing was sent for so many rounds.
+    pub(super) fn is_cold(&self, rounds: u32) -> bool {
+        self.quiet_rounds >= rounds
+    }
+
+    /// Leaves it to epoll alone. Says whether epoll takes it.
+    pub(super) fn cool(&mut self, epoll: &OwnedFd, place: Place) -> bool {
+        self.quiet_rounds = 0;
+        self.polled = self.watch(epoll, place).is_err();
+        !self.polled
+    }
+
+    /// Has epoll tell of it.
+    pub(super) fn watch(&mut self, epoll: &OwnedFd, place: Place) -> std::io::Result<()> {
+        self.moved = 0;
+        if !self.watched {
+            epoll::add(epoll, self.fd(), place.as_event(), epoll::EventFlags::IN)?;
+            self.watched = true;
+        }
+        Ok(())
+    }
+
+    /// Takes it out of epoll if that has become worth its while.
+    pub(super) fn unwatch_if_busy(&mut self, epoll: &OwnedFd) {
+        if self.watched && self.moved >= BUSY_AFTER {
+            self.watched = epoll::delete(epoll, self.fd()).is_err();
+        }
     }
 
     /// Frames it holds to receive into.
@@ -263,6 +318,7 @@ impl WorkerPort {
 
     fn send(&mut self, counters: &mut ShardCounters) {
         let taken = self.port.send(&mut self.packets);
+        self.count(taken);
         self.cargo.drain(..taken).for_each(|cargo| cargo.sent(counters));
     }
 
