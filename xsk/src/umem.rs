@@ -18,6 +18,10 @@ pub(crate) use chunks::{ChunkTable, Owner, SocketId};
 use crate::frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS, Packet};
 use crate::meta::SteerMeta;
 use crate::pool::FramePool;
+use crate::prefetch::prefetch_at;
+
+/// Bytes of a frame that are asked for ahead: headers of Ethernet, IPv4 or IPv6, and TCP without most options.
+const HEADERS: usize = 64;
 
 /// Whether the UMEM is backed by huge pages (2 MiB).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -249,6 +253,14 @@ impl Umem {
         // SAFETY: the 4 bytes lie in the chunk whose only token is borrowed, so nobody writes them meanwhile.
         let bytes = unsafe { start.cast::<[u8; SteerMeta::LEN]>().read_unaligned() };
         SteerMeta::from_bytes(bytes)
+    }
+
+    /// Has what the steering program wrote before this frame, and its headers, on their way to the caller's cache.
+    #[inline]
+    pub fn prefetch(&self, frame: &Frame) {
+        let start = self.data_start(frame);
+        prefetch_at(start.wrapping_sub(SteerMeta::LEN));
+        prefetch_at(start.wrapping_add(HEADERS / 2));
     }
 
     /// How many frames each kind of owner has right now. Each chunk is counted once, so the sum is always the

@@ -160,6 +160,7 @@ impl Worker {
             let mut batch = std::mem::take(&mut self.received);
             batch.extend(chunk);
             self.batches += 1;
+            self.prefetch(&batch);
             self.step_handed(&mut batch, now);
             self.received = batch;
         }
