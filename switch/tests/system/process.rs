@@ -62,3 +62,15 @@ pub(crate) fn resident_kib(pid: u32) -> i64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+/// Ports that a process has in epoll, of all its workers.
+pub(crate) fn watched_ports(pid: u32) -> usize {
+    let instances = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let watched = instances.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok()).map(|info| {
+        let marks: Vec<_> = info.lines().filter_map(|line| line.split_once("data:")).collect();
+        // A worker's own, by the mark of its doorbell (`Place::WAKE`).
+        let rings = |(_, mark): &&(&str, &str)| mark.split_whitespace().next() == Some("ffffffff");
+        if marks.iter().any(|mark| rings(&mark)) { marks.len() - 1 } else { 0 }
+    });
+    watched.sum()
+}

@@ -2,6 +2,7 @@
 //! restart with another number. Run with four workers, and where the whole suite runs with two, with two.
 
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use espalier_api::control::{Status, WorkerState};
@@ -11,10 +12,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::flows::{WAYS, at, marked};
 use crate::live::{ONLY_UDP, TCP, scenario};
+use crate::process::watched_ports;
 use crate::site::{FAR, OPEN, POD_A, POD_B, Site, WORKERS, is_at_rest, wait_for};
 use crate::traffic::{Running, answers, carries, connection, converses, steady, transfer, udp, udp_echo};
 
 mod moves;
+
+/// Sockets that send as fast as they can, enough to keep a worker at work.
+const SENDERS: usize = 3;
 
 /// Workers here, and queues of the trunk.
 const SEVERAL: u16 = if WORKERS == 1 { 4 } else { 2 };
@@ -38,6 +43,34 @@ fn assert_handed_over(site: &Site) -> Status {
     assert!(status.workers.iter().all(|worker| worker.state == WorkerState::Running), "{:?}", status.workers);
     assert_eq!(status.problems, Vec::<String>::new());
     status
+}
+
+#[test]
+fn busy_ports_leave_epoll_and_idle_ones_wait_there() {
+    let mut site = Site::with_queues(Scenario::parse(OPEN).unwrap(), None, 1, &["--workers", "1"]);
+    site.apply_snapshot();
+    let process = site.switch_process().unwrap().id();
+    assert!(wait_for(|| watched_ports(process) == 3), "the trunk and two pods");
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|_| {
+            let socket = udp(site.namespace("t/a").unwrap(), "0.0.0.0:0", Duration::from_secs(1));
+            socket.connect(format!("{FAR}:7")).unwrap();
+            Running::start(move |stop| {
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused while nobody listens there.
+                    let _ = socket.send(b"much");
+                }
+            })
+        })
+        .collect();
+    // Pod a only receives, the trunk only sends.
+    assert!(wait_for(|| watched_ports(process) == 1), "{} are watched", watched_ports(process));
+    drop(senders);
+    assert!(wait_for(|| watched_ports(process) == 3), "{} are watched", watched_ports(process));
+    let to = format!("{POD_B}:7");
+    let _echo = udp_echo(site.namespace("t/b").unwrap(), &to);
+    assert!(answers(site.namespace("far").unwrap(), "0.0.0.0:0", &to, b"after"));
+    site.assert_balanced();
 }
 
 #[test]
