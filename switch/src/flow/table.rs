@@ -24,6 +24,8 @@ use crate::facts::{EndedFlow, Teller};
 
 /// Entries of the other family that are stepped over in search of one to give up.
 const VICTIM_STEPS: usize = 16;
+/// Packets each way that make UDP a stream: EC2's more than one request and response.
+const ANSWERED: u64 = 2;
 
 /// The flows of one worker's pods.
 pub struct FlowTable {
@@ -171,9 +173,8 @@ impl FlowTable {
         Outcome::Revoked
     }
 
-    /// EC2's UDP stream: more than one request and response.
     fn after_udp(&mut self, handle: FlowHandle, tick: u32) -> FlowState {
-        if self.entries.track(handle.0).packets().iter().any(|packets| *packets < 2) {
+        if self.entries.track(handle.0).packets().iter().any(|packets| *packets < ANSWERED) {
             return FlowState::Udp;
         }
         self.set_state(handle.0, FlowState::UdpStream, tick);
@@ -465,12 +466,19 @@ impl Track {
     #[inline(always)]
     fn pass_steady(&mut self, facts: &PacketFacts, tick: u32) -> Option<FlowState> {
         let state = self.state?;
-        if !state.is_steady(facts.tcp_flags) || elapsed(tick, self.last_seen) > Changes::RESTING {
+        let steady = state.is_steady(facts.tcp_flags) || self.is_one_way(state, facts.direction);
+        if !steady || elapsed(tick, self.last_seen) > Changes::RESTING {
             return None;
         }
         self.count(facts.direction, facts.bytes);
         self.last_seen = tick;
         Some(state)
+    }
+
+    /// Whether it is UDP that a packet of this direction does not make a stream, for want of answers to it.
+    #[inline(always)]
+    fn is_one_way(&self, state: FlowState, direction: Direction) -> bool {
+        state == FlowState::Udp && self.packets()[direction.opposite() as usize] < ANSWERED
     }
 
     /// See [`FlowTable::needs_judgement`].
