@@ -194,7 +194,7 @@ impl WorkerPort {
 
     pub(super) fn receive(&mut self, out: &mut Vec<Packet>, max: usize) -> usize {
         let count = self.port.receive(out, max);
-        self.quiet_rounds += 1;
+        self.quiet_rounds = self.quiet_rounds.saturating_add(1);
         self.count(count);
         count
     }
