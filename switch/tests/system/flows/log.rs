@@ -82,7 +82,9 @@ fn site(folder: &Path, rules: &[&str], flags: &[&str]) -> (Site, PathBuf) {
     let mut all = vec!["--flow-log", path.to_str().unwrap(), "--flow-log-interval", "1"];
     all.extend(flags);
     let site = Site::idle(scenario(rules), None, &all);
-    site.apply_snapshot();
+    let warnings = site.control().apply(&site.snapshot).unwrap().warnings;
+    // That of a full disk may have been found out by then.
+    assert!(warnings.iter().all(|warning| warning.starts_with("flow log /dev/full: ")), "{warnings:?}");
     (site, path)
 }
 
