@@ -48,8 +48,6 @@ pub use start::WorkerConfig;
 
 /// Packets taken from one port at a time.
 const BATCH: usize = 64;
-/// Empty rounds after which a port waits in epoll.
-const COLD_AFTER: u32 = 32;
 /// Busy rounds between two looks at the ports that wait in epoll and at the commands.
 const ROUNDS_PER_LOOK: u32 = 8;
 /// Flow entries looked at for expiry in a round.
@@ -169,7 +167,7 @@ impl Worker {
     /// anybody.
     fn rests(&mut self, place: Place) -> bool {
         let Some(port) = self.ports.get_mut(place) else { return true };
-        !self.shares.is_starved(port.in_fill()) && port.is_cold(COLD_AFTER) && port.cool(&self.epoll, place)
+        !self.shares.is_starved(port.in_fill()) && port.cools(&self.epoll, place)
     }
 
     /// Takes one batch from a port through the step. Returns how many packets there were.

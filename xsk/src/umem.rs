@@ -20,9 +20,6 @@ use crate::meta::SteerMeta;
 use crate::pool::FramePool;
 use crate::prefetch::prefetch_at;
 
-/// Bytes of a frame that are asked for ahead: headers of Ethernet, IPv4 or IPv6, and TCP without most options.
-const HEADERS: usize = 64;
-
 /// Whether the UMEM is backed by huge pages (2 MiB).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Hugepages {
@@ -255,12 +252,13 @@ impl Umem {
         SteerMeta::from_bytes(bytes)
     }
 
-    /// Has what the steering program wrote before this frame, and its headers, on their way to the caller's cache.
+    /// Has what the steering program wrote before this frame, and its headers, on their way to the caller's cache. They
+    /// share a line, or the headers have the next one, as frames begin within four bytes of a line's start.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
         let start = self.data_start(frame);
         prefetch_at(start.wrapping_sub(SteerMeta::LEN));
-        prefetch_at(start.wrapping_add(HEADERS / 2));
+        prefetch_at(start.wrapping_add(SteerMeta::LEN));
     }
 
     /// How many frames each kind of owner has right now. Each chunk is counted once, so the sum is always the

@@ -166,6 +166,8 @@ pub(super) struct WorkerPort {
     moved: u32,
 }
 
+/// Quiet rounds after which a port waits in epoll.
+const COLD_AFTER: u32 = 32;
 /// Packets after which epoll is not told of a port for as long as it is polled. In copy mode the kernel wakes who waits at
 /// a socket for each packet it has sent (net/core/sock.c, `sock_wfree`), and epoll's answer, that nobody asked for room to
 /// send, took a twelfth of a packet's time. Less traffic is not worth the two calls.
@@ -211,13 +213,11 @@ impl WorkerPort {
         !std::mem::replace(&mut self.polled, true)
     }
 
-    /// Whether nothing came and nothing was sent for so many rounds.
-    pub(super) fn is_cold(&self, rounds: u32) -> bool {
-        self.quiet_rounds >= rounds
-    }
-
-    /// Leaves it to epoll alone. Says whether epoll takes it.
-    pub(super) fn cool(&mut self, epoll: &OwnedFd, place: Place) -> bool {
+    /// Leaves it to epoll alone, if it has been quiet for long. Says whether epoll took it.
+    pub(super) fn cools(&mut self, epoll: &OwnedFd, place: Place) -> bool {
+        if self.quiet_rounds < COLD_AFTER {
+            return false;
+        }
         self.quiet_rounds = 0;
         self.polled = self.watch(epoll, place).is_err();
         !self.polled
