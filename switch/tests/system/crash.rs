@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use espalier_api::control::PortState;
 use espalier_lab::netns::NetNs;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::site::{FAR, POD_A, POD_B, SWITCH, Site, wait_for};
 use crate::traffic::{answers, blind, udp, udp_echo};
 
 /// Datagrams sent while no switch runs.
 const IN_VAIN: u64 = 20;
+/// Clients that ask for this and do not stay for the answer.
 const ASKERS: usize = 4;
 const QUESTION: &[u8] = b"GET /v1/rules HTTP/1.1\r\nHost: s\r\n\r\n";
 
@@ -32,7 +33,7 @@ fn killed_it_fails_closed_and_a_new_one_takes_over() {
     }
     let (from_trunk, from_pods) = no_socket(&site);
 
-    kill(&mut site);
+    site.end(Signal::KILL);
     let asked = ways(&site).map(|(from, to)| (ask_in_vain(from, &to), to));
     assert!(steers(&site, "trunk0"), "the steering must outlive the switch");
     let (node, far) = (site.namespace("node").unwrap(), site.namespace("far").unwrap());
@@ -76,9 +77,7 @@ fn asked_to_end_it_leaves_the_steering_and_unpin_removes_it() {
     let veth = site.scenario().host_veth(0);
     assert!(socket.exists() && pins.exists());
 
-    let process = site.switch_process().unwrap();
-    kill_process(Pid::from_child(process), Signal::TERM).unwrap();
-    let status = process.wait().unwrap();
+    let status = site.end(Signal::TERM);
     assert_eq!(status.code(), Some(0), "{status}: {}", log_of(&site));
     assert!(!socket.exists(), "the socket's file must be gone");
     for interface in ["trunk0", &veth] {
@@ -107,23 +106,16 @@ fn asked_to_end_at_work_it_ends_in_order() {
         let socket = site.control().socket().to_path_buf();
         let mut slow = UnixStream::connect(&socket).unwrap();
         slow.write_all(b"GET /v1/status HTTP/1.1\r\nHost:").unwrap();
-        // They ask and do not stay for the answer: something is always being answered.
-        thread::scope(|scope| {
+        // Something is always being answered.
+        let status = thread::scope(|scope| {
             for _ in 0..ASKERS {
                 scope.spawn(|| {
                     while UnixStream::connect(&socket).and_then(|mut one| one.write_all(QUESTION)).is_ok() {}
                 });
             }
             thread::sleep(Duration::from_millis(100));
-            let process = site.switch_process().unwrap();
-            kill_process(Pid::from_child(process), Signal::TERM).unwrap();
-            let ended = wait_for(|| process.try_wait().unwrap().is_some());
-            if !ended {
-                process.kill().unwrap();
-            }
-            assert!(ended, "it waits for a request that never comes");
+            site.end(Signal::TERM)
         });
-        let status = site.switch_process().unwrap().wait().unwrap();
         assert_eq!(status.code(), Some(0), "{status}: {}", log_of(&site));
         drop(slow);
         site.start_switch_again(&[]);
@@ -159,12 +151,6 @@ fn keep_neighbours(site: &Site) {
         let line = format!("neigh replace 169.254.1.1 lladdr {mac} dev eth0 nud permanent");
         site.namespace(pod).unwrap().ip(&line).unwrap();
     }
-}
-
-fn kill(site: &mut Site) {
-    let process = site.switch_process().unwrap();
-    process.kill().unwrap();
-    process.wait().unwrap();
 }
 
 fn ask_in_vain(from: &NetNs, to: &str) -> UdpSocket {

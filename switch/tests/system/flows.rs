@@ -102,13 +102,6 @@ pub(crate) fn marked(length: usize, mark: usize) -> Vec<u8> {
     (0..length).map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(mark * 97) >> 7) as u8).collect()
 }
 
-/// Ends the switch without warning.
-fn kill(site: &mut Site) {
-    let process = site.switch_process().unwrap();
-    process.kill().unwrap();
-    process.wait().unwrap();
-}
-
 /// What the switch that runs now has logged.
 fn log_of(site: &Site) -> String {
     std::fs::read_to_string(site.control().socket().with_file_name("switch.log")).unwrap_or_default()

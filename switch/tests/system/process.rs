@@ -67,10 +67,10 @@ pub(crate) fn resident_kib(pid: u32) -> i64 {
 pub(crate) fn watched_ports(pid: u32) -> usize {
     let instances = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
     let watched = instances.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok()).map(|info| {
-        let marks: Vec<_> = info.lines().filter_map(|line| line.split_once("data:")).collect();
-        // A worker's own, by the mark of its doorbell (`Place::WAKE`).
-        let rings = |(_, mark): &&(&str, &str)| mark.split_whitespace().next() == Some("ffffffff");
-        if marks.iter().any(|mark| rings(&mark)) { marks.len() - 1 } else { 0 }
+        let data = info.lines().filter_map(|line| line.split_once("data:")?.1.split_whitespace().next());
+        let places: Vec<_> = data.collect();
+        // A worker's own has its doorbell (`Place::WAKE`).
+        if places.contains(&"ffffffff") { places.len() - 1 } else { 0 }
     });
     watched.sum()
 }

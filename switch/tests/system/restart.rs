@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::live::{ONLY_UDP, TCP, scenario};
 use crate::site::{Site, wait_for};
@@ -65,9 +65,7 @@ fn await_written(site: &Site) {
 }
 
 fn restart(site: &mut Site, signal: Signal, flags: &[&str]) {
-    let process = site.switch_process().unwrap();
-    kill_process(Pid::from_child(process), signal).unwrap();
-    process.wait().unwrap();
+    site.end(signal);
     site.start_switch_again(flags);
     site.apply_snapshot();
 }

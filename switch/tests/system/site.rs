@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use espalier_api::Snapshot;
 use espalier_api::control::{Applied, Counters, Frames, PodStatus, Status};
 use espalier_lab::{Lab, Options, Scenario};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The longest wait for anything, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -120,6 +122,20 @@ impl Site {
         let flags: Vec<OsString> = ["--workers", &workers].iter().chain(flags).map(OsString::from).collect();
         let program = PathBuf::from(SWITCH);
         self.lab.start_switch(&program, &flags, "info").unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Has the switch end, and waits until it has.
+    #[track_caller]
+    pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
+        let process = self.lab.switch_process().unwrap();
+        kill_process(Pid::from_child(process), signal).unwrap();
+        let ended = wait_for(|| process.try_wait().unwrap().is_some());
+        if !ended {
+            process.kill().unwrap();
+        }
+        let status = process.wait().unwrap();
+        assert!(ended, "{signal:?} does not end the switch");
+        status
     }
 
     /// Applies what is the desired state now; every pod must come up.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use espalier_api::control::PodTuning;
 use espalier_lab::Scenario;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::site::{FAR, OPEN, POD_A, SWITCH, Site, wait_for};
 use crate::traffic::{answers, udp_echo};
@@ -41,7 +41,7 @@ fn every_knob_is_turned_at_attach_and_back_at_detach_and_at_the_end() {
 
     site.change(|snapshot| drop(snapshot.pods.pop()));
     assert_eq!([ends(&site, 0), ends(&site, 1)], [tuned.clone(), before.clone()]);
-    assert_eq!(end(&mut site, Signal::TERM), Some(0));
+    assert_eq!(site.end(Signal::TERM).code(), Some(0));
     assert_eq!(ends(&site, 0), before);
     assert!(!record(&site).exists());
 }
@@ -68,7 +68,7 @@ fn each_knob_alone_turns_nothing_else() {
         assert_eq!(ends(&site, 0), wanted, "{setting}");
         assert_eq!(record(&site).exists(), setting != "off");
         carries(&site);
-        assert_eq!(end(&mut site, Signal::TERM), Some(0));
+        assert_eq!(site.end(Signal::TERM).code(), Some(0));
         assert_eq!(ends(&site, 0), untouched(), "{setting}");
     }
 }
@@ -77,27 +77,27 @@ fn each_knob_alone_turns_nothing_else() {
 fn after_a_kill_the_pods_own_values_are_still_known() {
     let (mut site, before) = tuned(ALL);
     let tuned = ends(&site, 0);
-    end(&mut site, Signal::KILL);
+    site.end(Signal::KILL);
     assert_eq!(ends(&site, 0), tuned);
 
     site.start_switch_again(&["--pod-tuning", ALL]);
     site.apply_snapshot();
     assert_eq!(ends(&site, 0), tuned);
-    assert_eq!(end(&mut site, Signal::TERM), Some(0));
+    assert_eq!(site.end(Signal::TERM).code(), Some(0));
     assert_eq!(ends(&site, 0), before);
 }
 
 #[test]
 fn after_a_kill_a_switch_that_tunes_nothing_and_unpin_put_all_back() {
     let (mut site, before) = tuned(ALL);
-    end(&mut site, Signal::KILL);
+    site.end(Signal::KILL);
     site.start_switch_again(&["--pod-tuning", "off"]);
     assert!(wait_for(|| ends(&site, 0) == before && ends(&site, 1) == before));
-    end(&mut site, Signal::TERM);
+    site.end(Signal::TERM);
 
     site.start_switch_again(&["--pod-tuning", ALL]);
     site.apply_snapshot();
-    end(&mut site, Signal::KILL);
+    site.end(Signal::KILL);
     assert_ne!(ends(&site, 0), before);
     let socket = site.control().socket();
     let mut unpin = Command::new(SWITCH);
@@ -131,7 +131,7 @@ fn a_pods_own_settings_are_left_to_it() {
     pod.offload("eth0", "tx off gro on").unwrap();
     site.apply_snapshot();
     assert_eq!((ends(&site, 0).qdisc.as_str(), ends(&site, 0).threaded.as_str()), ("pfifo", "1"));
-    assert_eq!(end(&mut site, Signal::TERM), Some(0));
+    assert_eq!(site.end(Signal::TERM).code(), Some(0));
     let own = Ends { gro: true, tx_checksum: false, qdisc: "pfifo".to_owned(), ..untouched() };
     assert_eq!(ends(&site, 0), own);
 }
@@ -238,13 +238,6 @@ fn kind_of_queue(site: &Site) -> String {
 
 fn record(site: &Site) -> std::path::PathBuf {
     site.control().socket().with_extension("tuning")
-}
-
-/// Ends the switch.
-fn end(site: &mut Site, signal: Signal) -> Option<i32> {
-    let process = site.switch_process().unwrap();
-    kill_process(Pid::from_child(process), signal).unwrap();
-    process.wait().unwrap().code()
 }
 
 /// Datagrams go both ways.

@@ -2,13 +2,12 @@
 //! restart with another number. Run with four workers, and where the whole suite runs with two, with two.
 
 use std::process::Command;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use espalier_api::control::{Status, WorkerState};
 use espalier_lab::Scenario;
 use espalier_lab::netns::NetNs;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::flows::{WAYS, at, marked};
 use crate::live::{ONLY_UDP, TCP, scenario};
@@ -17,9 +16,6 @@ use crate::site::{FAR, OPEN, POD_A, POD_B, Site, WORKERS, is_at_rest, wait_for};
 use crate::traffic::{Running, answers, carries, connection, converses, steady, transfer, udp, udp_echo};
 
 mod moves;
-
-/// Sockets that send as fast as they can, enough to keep a worker at work.
-const SENDERS: usize = 3;
 
 /// Workers here, and queues of the trunk.
 const SEVERAL: u16 = if WORKERS == 1 { 4 } else { 2 };
@@ -51,21 +47,10 @@ fn busy_ports_leave_epoll_and_idle_ones_wait_there() {
     site.apply_snapshot();
     let process = site.switch_process().unwrap().id();
     assert!(wait_for(|| watched_ports(process) == 3), "the trunk and two pods");
-    let senders: Vec<_> = (0..SENDERS)
-        .map(|_| {
-            let socket = udp(site.namespace("t/a").unwrap(), "0.0.0.0:0", Duration::from_secs(1));
-            socket.connect(format!("{FAR}:7")).unwrap();
-            Running::start(move |stop| {
-                while !stop.load(Ordering::Relaxed) {
-                    // Refused while nobody listens there.
-                    let _ = socket.send(b"much");
-                }
-            })
-        })
-        .collect();
-    // Pod a only receives, the trunk only sends.
+    // Pod a's port only receives, the trunk's only sends, but for a few errors.
+    let noise = flood(site.namespace("t/a").unwrap(), &format!("{FAR}:9"), 4096);
     assert!(wait_for(|| watched_ports(process) == 1), "{} are watched", watched_ports(process));
-    drop(senders);
+    noise.stop();
     assert!(wait_for(|| watched_ports(process) == 3), "{} are watched", watched_ports(process));
     let to = format!("{POD_B}:7");
     let _echo = udp_echo(site.namespace("t/b").unwrap(), &to);
@@ -171,9 +156,7 @@ fn connections_go_on_over_restarts_with_another_number_of_workers() {
         assert!(converses(near, far));
     }
     for workers in ["2", "1"] {
-        let process = site.switch_process().unwrap();
-        kill_process(Pid::from_child(process), Signal::TERM).unwrap();
-        process.wait().unwrap();
+        site.end(Signal::TERM);
         site.start_switch_again(&["--workers", workers]);
         site.apply_snapshot();
         assert_eq!(site.status().workers.len().to_string(), workers);
@@ -186,13 +169,13 @@ fn connections_go_on_over_restarts_with_another_number_of_workers() {
 }
 
 /// A pod that sends bursts a ring cannot take. Not without end: the kernel's backlog is shared with other tests.
-fn flood(namespace: &NetNs, to: &str) -> Running<u64> {
+fn flood(namespace: &NetNs, to: &str, burst: usize) -> Running<u64> {
     let socket = udp(namespace, "0.0.0.0:0", Duration::from_secs(1));
     socket.connect(to).unwrap();
     Running::start(move |stop| {
         let mut sent = 0;
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-            for _ in 0..256 {
+            for _ in 0..burst {
                 sent += u64::from(socket.send(&[0; 1000]).is_ok());
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -210,7 +193,7 @@ fn a_pod_that_floods_the_trunk_does_not_starve_another() {
     let _echo = udp_echo(site.namespace("far").unwrap(), &to);
     let quiet = steady(site.namespace("t/b").unwrap(), "0.0.0.0:0", &to);
     // Nobody listens: what comes back are errors, which are few.
-    let noise = flood(site.namespace("t/a").unwrap(), &format!("{FAR}:9"));
+    let noise = flood(site.namespace("t/a").unwrap(), &format!("{FAR}:9"), 256);
     let until = Instant::now() + Duration::from_secs(2);
     assert!(wait_for(|| Instant::now() > until && site.pod("t/a").counters.rx > 5_000));
     let sent = noise.stop();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::{FAR6, IN, at, list, scenario};
@@ -90,9 +90,7 @@ fn site(folder: &Path, rules: &[&str], flags: &[&str]) -> (Site, PathBuf) {
 
 /// Ends the switch as an operator does: what is left is written.
 fn end(site: &mut Site) {
-    let process = site.switch_process().unwrap();
-    kill_process(Pid::from_child(process), Signal::TERM).unwrap();
-    assert!(process.wait().unwrap().success());
+    assert!(site.end(Signal::TERM).success());
 }
 
 /// TCP and UDP, in and out, in both families; port 8701 of the far host is not allowed.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use espalier_api::flows::FlowState;
 use espalier_api::snapshot::OnRuleChange;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 
-use super::{all_in, count, kill, log_of, scenario, seen, without};
+use super::{all_in, count, log_of, scenario, seen, without};
 use crate::site::{PATIENCE, POD_A, Site, growth, wait_for};
 use crate::traffic::{connection, converses};
 
@@ -58,7 +58,7 @@ fn killed_under_the_traffic_of_many_connections_it_resets_none() {
 
     let before = (crowd.exchanges(), site.pod("t/a").counters.ingress_dropped);
     let killed = Instant::now();
-    kill(&mut site);
+    site.end(Signal::KILL);
     site.start_switch_again(&[]);
     let answers = killed.elapsed();
     site.apply_snapshot();
@@ -138,7 +138,7 @@ fn what_was_sent_in_vain_is_sent_again() {
     assert!(converses(&mut near, &mut other));
     without_rules(&mut site);
     wait_until_written(&site);
-    kill(&mut site);
+    site.end(Signal::KILL);
     near.write_all(b"hello").unwrap();
     other.write_all(b"hello").unwrap();
     site.start_switch_again(&[]);
@@ -162,7 +162,7 @@ fn a_flow_whose_rule_went_meanwhile_is_not_revived_where_the_pod_revokes() {
     let (mut kept, mut kept_other) = connection(far, a, &format!("{POD_A}:{}", PORT + 1)).unwrap();
     assert!(converses(&mut near, &mut other) && converses(&mut kept, &mut kept_other));
     wait_until_written(&site);
-    kill(&mut site);
+    site.end(Signal::KILL);
     site.start_switch_again(&[]);
     without_rules(&mut site);
     assert!(converses(&mut kept, &mut kept_other), "the rule of this one is still there");
@@ -217,7 +217,7 @@ fn an_unusable_state_file_is_warned_about_and_left_out() {
             connection(far, a, &format!("{POD_A}:{}", PORT + 2 * index as u16)).unwrap();
         assert!(converses(&mut near, &mut other));
         wait_until_written(&site);
-        kill(&mut site);
+        site.end(Signal::KILL);
         spoil(&state_file(&site));
         site.start_switch_again(&[]);
         site.apply_snapshot();
@@ -241,7 +241,7 @@ fn a_damaged_record_costs_its_own_flow_only() {
         (0..8).map(|index| connection(far, a, &format!("{POD_A}:{}", PORT + index)).unwrap()).collect();
     assert!(open.iter_mut().all(|(near, other)| converses(near, other)));
     wait_until_written(&site);
-    kill(&mut site);
+    site.end(Signal::KILL);
     let file = state_file(&site);
     let (at, record) = first_record(&file);
     overwrite(&file, at, &record.map(|byte| byte ^ 0x10));
