@@ -81,6 +81,8 @@ pub struct Worker {
     rings: Rings<Packet>,
     /// Packets that wait for their pod to come here.
     held: HashMap<PodSlot, VecDeque<Packet>>,
+    /// Packets that others handed over; none between two rounds.
+    handed: Vec<Packet>,
     /// Packets for a pod that came here while they were under way.
     late: Vec<Packet>,
     /// Places of the ports that are polled.
@@ -139,7 +141,8 @@ impl Worker {
 
     /// Everything once: receive and step, send, reclaim, refill, and the work that comes with time.
     fn round(&mut self, now: Now) -> Round {
-        let mut busy = self.take_over(now);
+        self.fetch_handed();
+        let mut busy = false;
         let mut index = 0;
         while let Some(place) = self.hot.get(index).copied() {
             match self.receive(place, now) {
@@ -152,6 +155,7 @@ impl Worker {
                 }
             }
         }
+        busy |= self.take_over(now);
         if let Some(tables) = &self.tables {
             self.shard.links.ask(tables, now, |frame| self.shard.originated.push(frame));
             step::expire(&self.umem, &mut self.shard, tables, now, &mut self.decided);

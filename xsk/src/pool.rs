@@ -27,6 +27,7 @@ pub struct FramePool {
 
 impl FramePool {
     /// A fresh, empty frame; none when the pool is empty.
+    #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
         let index = self.pop(Owner::Worker)?;
         // SAFETY: the chunk was free, so no token of it exists and the kernel does not have it; an empty frame at
@@ -106,6 +107,7 @@ impl FramePool {
     }
 
     /// Takes a free chunk out for `owner`, its descriptor set to a fresh frame's.
+    #[inline]
     pub(crate) fn pop(&mut self, owner: Owner) -> Option<u32> {
         let index = match self.free.pop() {
             Some(index) => index,

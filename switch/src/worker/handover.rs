@@ -142,25 +142,28 @@ impl Worker {
         }
     }
 
-    /// Takes what other workers handed over through the step. Says whether there was anything.
+    /// Takes from the rings what others handed over, and asks for it: by the time [`Self::take_over`] looks at it, it has
+    /// come from the cores that wrote it.
+    pub(super) fn fetch_handed(&mut self) {
+        for ring in &mut self.rings.from {
+            let count = ring.slots().min(BATCH);
+            let Ok(chunk) = ring.read_chunk(count) else { continue };
+            self.handed.extend(chunk);
+        }
+        self.prefetch(&self.handed);
+    }
+
+    /// Takes what was handed over through the step. Says whether there was anything.
     pub(super) fn take_over(&mut self, now: Now) -> bool {
-        let mut any = !self.late.is_empty();
-        if any {
+        let any = !self.late.is_empty() || !self.handed.is_empty();
+        if !self.late.is_empty() {
             let mut late = std::mem::take(&mut self.late);
             self.step_handed(&mut late, now);
         }
-        for index in 0..self.rings.from.len() {
-            let ring = &mut self.rings.from[index];
-            let count = ring.slots().min(BATCH);
-            let Ok(chunk) = ring.read_chunk(count) else { continue };
-            if count == 0 {
-                continue;
-            }
-            any = true;
+        while !self.handed.is_empty() {
             let mut batch = std::mem::take(&mut self.received);
-            batch.extend(chunk);
+            batch.extend(self.handed.drain(..self.handed.len().min(BATCH)));
             self.batches += 1;
-            self.prefetch(&batch);
             self.step_handed(&mut batch, now);
             self.received = batch;
         }
@@ -172,6 +175,7 @@ impl Worker {
         let mut left: Vec<usize> = self.rings.from.iter().map(|ring| ring.slots()).collect();
         while left.iter().any(|left| *left > 0) || !self.late.is_empty() {
             left.iter_mut().for_each(|left| *left = left.saturating_sub(BATCH));
+            self.fetch_handed();
             self.take_over(now);
         }
     }

@@ -120,6 +120,7 @@ impl Worker {
             ports: Ports::new(slots),
             rings,
             held: HashMap::new(),
+            handed: Vec::new(),
             late: Vec::new(),
             hot: Vec::with_capacity(slots + 1),
             sending: Vec::with_capacity(slots + 1),

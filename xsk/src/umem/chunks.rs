@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use xsk_rs::FrameDesc;
 
 use crate::frame::CHUNK_SIZE;
+use crate::prefetch::prefetch;
 
 /// One bound socket for the life of the process; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +142,12 @@ impl ChunkTable {
     pub(crate) fn index_of(&self, address: usize) -> Option<u32> {
         let index = address / CHUNK_SIZE;
         if index < self.chunks.len() { u32::try_from(index).ok() } else { None }
+    }
+
+    /// Has what changes of a chunk on its way to the caller's cache.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: u32) {
+        prefetch(&self.chunks[index as usize]);
     }
 
     pub(crate) fn owner(&self, index: u32) -> Owner {
