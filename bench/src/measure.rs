@@ -65,7 +65,8 @@ pub fn nanoseconds_each(count: usize, work: impl FnOnce()) -> f64 {
     (cpu_nanoseconds() - start) as f64 / count as f64
 }
 
-fn cpu_nanoseconds() -> i64 {
+/// CPU time of this thread so far.
+pub(crate) fn cpu_nanoseconds() -> i64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }

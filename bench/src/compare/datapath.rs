@@ -16,6 +16,7 @@ use crate::program::SWITCH;
 use crate::report::{Failure, Report};
 
 mod cases;
+mod cores;
 pub(super) mod cpu;
 mod espalier;
 mod fastpath;
@@ -33,11 +34,12 @@ mod site;
 mod trial;
 
 use cases::{Case, Setup, Variant};
+use cores::Cores;
 use kernel::Form;
 use series::Samples;
 use sink::Programs;
 use site::Site;
-use trial::{Bed, Offer, Pace};
+use trial::{Bed, Offer, Pace, Tools};
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -106,10 +108,8 @@ enum Device {
 
 /// What all rounds share.
 struct Comparison {
-    programs: Programs,
+    tools: Tools,
     switch: Option<PathBuf>,
-    watch: Watch,
-    pace: Pace,
     samples: Samples,
     failures: Vec<Failure>,
 }
@@ -134,10 +134,8 @@ pub fn run(options: &Options) -> Result<Report> {
         Pace { window: Duration::from_millis(800), step: Duration::from_millis(300) }
     };
     let mut comparison = Comparison {
-        programs: Programs::compile()?,
         switch: needs_switch.then(|| SWITCH.build()).transpose()?,
-        watch,
-        pace,
+        tools: Tools { programs: Programs::compile()?, watch, cores: Cores::new()?, pace },
         samples: Samples::default(),
         failures: Vec::new(),
     };
@@ -167,7 +165,7 @@ impl Comparison {
             return Ok(());
         }
         let Err(error) = measure(self) else { return Ok(()) };
-        ensure!(!self.watch.stopped(), "interrupted");
+        ensure!(!self.tools.watch.stopped(), "interrupted");
         tell(&format!("{subject}: {error:#}"));
         self.failures.push(Failure { subject: subject.to_owned(), error: format!("{error:#}") });
         Ok(())
@@ -182,11 +180,11 @@ impl Comparison {
         let case = setup.cases.first().context("there is a first case")?;
         let alone = {
             let _switch = espalier::Switch::start(program, &site, &setup.rules())?;
-            let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
+            let bed = Bed::new(&self.tools, &site);
             bed.throughput(&offer(&site, &setup, case)?)?
         };
         let (_switch, full) = scale::fill(program, &site, &setup.rules())?;
-        let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
+        let bed = Bed::new(&self.tools, &site);
         let busy = bed.throughput(&offer(&site, &setup, case)?)?;
         let ours = Kind::Espalier.label();
         for (case, unit, value) in [
@@ -207,7 +205,7 @@ impl Comparison {
             site.receive_off_the_device()?;
         }
         let device = self.start(&site, setup)?;
-        let bed = Bed::new(&site, &self.programs, &self.watch, self.pace);
+        let bed = Bed::new(&self.tools, &site);
         for case in &setup.cases {
             let outcome = measure(&mut self.samples, round, setup, case, &bed);
             outcome.with_context(|| case.label(setup))?;

@@ -12,6 +12,7 @@ use espalier_pktgen::rate::Rate;
 use espalier_pktgen::stamp::Run;
 use espalier_pktgen::traffic::Traffic;
 
+use super::cores::Cores;
 use super::cpu;
 use super::load::{Load, Way};
 use super::napi;
@@ -74,30 +75,38 @@ pub(super) struct Offer {
     pub(super) answers: Option<Traffic>,
 }
 
+/// What it takes to measure, whatever it is.
+pub(super) struct Tools {
+    pub(super) programs: Programs,
+    pub(super) watch: Watch,
+    pub(super) cores: Cores,
+    pub(super) pace: Pace,
+}
+
 /// A site with its sinks.
 pub(super) struct Bed<'a> {
     pub(super) site: &'a Site,
-    programs: &'a Programs,
-    watch: &'a Watch,
-    pace: Pace,
+    tools: &'a Tools,
     run: AtomicU8,
 }
 
 impl<'a> Bed<'a> {
-    pub(super) fn new(site: &'a Site, programs: &'a Programs, watch: &'a Watch, pace: Pace) -> Self {
-        Self { site, programs, watch, pace, run: AtomicU8::new(0) }
+    pub(super) fn new(tools: &'a Tools, site: &'a Site) -> Self {
+        Self { site, tools, run: AtomicU8::new(0) }
     }
 
     /// Frames a second under more load than the device can take.
     pub(super) fn throughput(&self, offer: &Offer) -> Result<Throughput> {
         self.on(offer, |bed, load, sink| {
-            let run = bed.begin(sink, false)?;
-            let before = cpu::busy()?;
-            let sent = load.send(run, Rate::Max, None, bed.pace.window)?;
-            let arrived = sink.settled(sent.frames)?.frames as f64;
-            ensure!(arrived > 0.0, "no frame arrived in {:?}", bed.pace.window);
-            let cpu = (cpu::busy()? - before) / arrived;
-            Ok(Throughput { pps: arrived / sent.seconds(), offered: sent.pps(), cpu })
+            bed.tools.cores.apart(|| {
+                let run = bed.begin(sink, false)?;
+                let before = cpu::busy()?;
+                let sent = load.send(run, Rate::Max, None, bed.tools.pace.window)?;
+                let arrived = sink.settled(sent.frames)?.frames as f64;
+                ensure!(arrived > 0.0, "no frame arrived in {:?}", bed.tools.pace.window);
+                let cpu = (cpu::busy()? - before) / arrived;
+                Ok(Throughput { pps: arrived / sent.seconds(), offered: sent.pps(), cpu })
+            })
         })
     }
 
@@ -107,17 +116,20 @@ impl<'a> Bed<'a> {
             let (mut good, mut bad) = (0.0, most);
             for _ in 0..HALVINGS {
                 let rate = f64::midpoint(good, bad);
-                let Account { sent, received } = bed.account(load, sink, rate, bed.pace.step)?;
+                let once = || bed.account(load, sink, rate, bed.tools.pace.step);
+                let Account { sent, received } = bed.tools.cores.apart(once)?;
                 let lost = 1.0 - received as f64 / sent as f64;
                 if lost <= TOLERATED_LOSS { good = rate } else { bad = rate }
             }
             ensure!(good > 0.0, "even {bad:.0} frames a second are not carried without loss");
-            let run = bed.begin(sink, true)?;
-            load.send(run, Rate::Packets(good / 2.0), None, bed.pace.window)?;
-            sink.settled(u64::MAX)?;
-            let ages = sink.ages()?;
-            let quantile = |share| ages.quantile(share).context("no frame arrived");
-            Ok(Latency { no_loss: good, p50: quantile(0.5)? / 1e3, p99: quantile(0.99)? / 1e3 })
+            bed.tools.cores.apart(|| {
+                let run = bed.begin(sink, true)?;
+                load.send(run, Rate::Packets(good / 2.0), None, bed.tools.pace.window)?;
+                sink.settled(u64::MAX)?;
+                let ages = sink.ages()?;
+                let quantile = |share| ages.quantile(share).context("no frame arrived");
+                Ok(Latency { no_loss: good, p50: quantile(0.5)? / 1e3, p99: quantile(0.99)? / 1e3 })
+            })
         })
     }
 
@@ -142,44 +154,44 @@ impl<'a> Bed<'a> {
     ) -> Result<T> {
         let way = offer.way;
         let (source, destination) = (self.site.source(way), self.site.destination(way));
-        let mut sink = Sink::attach(self.programs, destination)?;
+        let mut sink = Sink::attach(&self.tools.programs, destination)?;
         let _router = match way {
             Way::Hairpin => {
                 // The VPC's work is none of the node's.
                 self.site.node.offload(TRUNK, "tso off")?;
                 napi::receive_on(&self.site.outside, EDGE, LOAD_CORE)?;
-                Some(Sink::hairpin(self.programs, self.site)?)
+                Some(Sink::hairpin(&self.tools.programs, self.site)?)
             }
             _ => None,
         };
         let frames = u64::from(offer.traffic.flows);
         let first = self.begin(&mut sink, false)?;
-        Load::with(source, &offer.traffic, self.watch, |load| {
+        Load::with(source, &offer.traffic, &self.tools.watch, |load| {
             load.send(first, GENTLE, Some(frames), LONGEST)
         })?;
         let arrived = sink.settled(frames)?.frames;
         ensure!(arrived > 0, "the device forwards nothing ({})", way.label());
         if let Some(answers) = &offer.answers {
             // Whoever asked must not find the answers: its kernel would refuse them.
-            let mut back = Sink::attach(self.programs, source)?;
+            let mut back = Sink::attach(&self.tools.programs, source)?;
             let run = self.begin(&mut back, false)?;
-            Load::with(destination, answers, self.watch, |load| {
+            Load::with(destination, answers, &self.tools.watch, |load| {
                 load.send(run, GENTLE, Some(frames), LONGEST)
             })?;
             let arrived = back.settled(frames)?.frames;
             ensure!(arrived > 0, "the device forwards no answers ({})", way.label());
         }
-        let done = Load::with(source, &offer.traffic, self.watch, |load| {
+        let done = Load::with(source, &offer.traffic, &self.tools.watch, |load| {
             let run = self.begin(&mut sink, false)?;
             load.send(run, GENTLE, Some(frames), LONGEST)?;
             work(self, load, &mut sink)
         });
-        ensure!(!self.watch.stopped(), "interrupted");
+        ensure!(!self.tools.watch.stopped(), "interrupted");
         done
     }
 
     fn begin(&self, sink: &mut Sink, ages: bool) -> Result<Run> {
-        ensure!(!self.watch.stopped(), "interrupted");
+        ensure!(!self.tools.watch.stopped(), "interrupted");
         let run = Run(self.run.fetch_add(1, Ordering::Relaxed));
         sink.count(run, ages)?;
         Ok(run)

@@ -1,0 +1,102 @@
+//! Whether the load's core and the device's are two: a hypervisor may run both as threads of one for a while, and what is
+//! measured meanwhile is how they get along.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use espalier_pktgen::endpoint::pin;
+
+use super::site::{LOAD_CORE, SUBJECT_CORE};
+use super::tell;
+use crate::measure::cpu_nanoseconds;
+
+/// Processor time of one look.
+const LOOK: i64 = 10_000_000;
+/// Looks for the rate of a core alone; the best counts.
+const LOOKS: usize = 8;
+/// Part of that rate below which the cores are not two. Threads of one core reach some 0.65 of it.
+const SHARED: f64 = 0.85;
+/// Attempts to measure while they are.
+const ATTEMPTS: usize = 8;
+/// Time given to the hypervisor to think again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The two cores.
+#[derive(Debug)]
+pub(super) struct Cores {
+    /// What one calculates in a nanosecond while the other rests.
+    alone: f64,
+}
+
+impl Cores {
+    /// Finds out how fast one is.
+    pub(super) fn new() -> Result<Self> {
+        let looks: Vec<f64> = (0..LOOKS).map(|_| rate(false)).collect::<Result<_>>()?;
+        Ok(Self { alone: looks.into_iter().fold(0.0, f64::max) })
+    }
+
+    /// Measures while they are two, before and after; again if they were not. The last attempt counts in any case.
+    pub(super) fn apart<T>(&self, mut measure: impl FnMut() -> Result<T>) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            if self.are_two()? {
+                let measured = measure()?;
+                if self.are_two()? {
+                    return Ok(measured);
+                }
+            }
+            tell("  both cores are one's threads: once more");
+            thread::sleep(PAUSE);
+        }
+        tell("  both cores are one's threads, and that is what is measured");
+        measure()
+    }
+
+    fn are_two(&self) -> Result<bool> {
+        Ok(rate(true)? > SHARED * self.alone)
+    }
+}
+
+/// What the load's core calculates in a nanosecond, while the other does so too or not.
+fn rate(both: bool) -> Result<f64> {
+    let (done, begin) = (AtomicBool::new(!both), Barrier::new(2));
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let pinned = pin(Some(SUBJECT_CORE));
+            begin.wait();
+            while !done.load(Ordering::Relaxed) {
+                calculate();
+            }
+            pinned
+        });
+        let load = scope.spawn(|| {
+            let pinned = pin(Some(LOAD_CORE));
+            begin.wait();
+            let start = cpu_nanoseconds();
+            let mut turns = 0;
+            while cpu_nanoseconds() - start < LOOK {
+                calculate();
+                turns += 1;
+            }
+            done.store(true, Ordering::Relaxed);
+            pinned.map(|()| f64::from(turns) / (cpu_nanoseconds() - start) as f64)
+        });
+        let (rate, pinned) =
+            load.join().ok().zip(other.join().ok()).context("the look at the cores panicked")?;
+        pinned.and(rate).context("cannot look at the cores")
+    })
+}
+
+/// A few microseconds of work for the units that threads of one core share.
+fn calculate() {
+    let mut lanes: [u64; 6] = black_box([1, 2, 3, 4, 5, 6]);
+    for _ in 0..1000 {
+        for (lane, factor) in lanes.iter_mut().zip([3, 5, 7, 9, 11, 13]) {
+            *lane = lane.wrapping_mul(factor) ^ (*lane >> 7);
+        }
+    }
+    black_box(lanes);
+}
