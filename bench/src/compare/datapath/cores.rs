@@ -28,36 +28,49 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The two cores.
 #[derive(Debug)]
 pub(super) struct Cores {
-    /// What one calculates in a nanosecond while the other rests.
+    /// What one calculates in a nanosecond while the other rests; 0 if they are never two, and need not be.
     alone: f64,
 }
 
 impl Cores {
-    /// Finds out how fast one is.
+    /// Finds out how fast one is, and whether they are ever two.
     pub(super) fn new() -> Result<Self> {
         let looks: Vec<f64> = (0..LOOKS).map(|_| rate(false)).collect::<Result<_>>()?;
-        Ok(Self { alone: looks.into_iter().fold(0.0, f64::max) })
-    }
-
-    /// Measures while they are two, before and after; again if they were not. The last attempt counts in any case.
-    pub(super) fn apart<T>(&self, mut measure: impl FnMut() -> Result<T>) -> Result<T> {
+        let cores = Self { alone: looks.into_iter().fold(0.0, f64::max) };
         for _ in 0..ATTEMPTS {
-            if self.are_two()? {
-                let measured = measure()?;
-                if self.are_two()? {
-                    return Ok(measured);
-                }
+            if cores.are_two()? {
+                return Ok(cores);
             }
-            tell("  both cores are one's threads: once more");
             thread::sleep(PAUSE);
         }
-        tell("  both cores are one's threads, and that is what is measured");
-        measure()
+        tell("both cores are threads of one, and that is what is measured");
+        Ok(Self { alone: 0.0 })
+    }
+
+    /// Measures while they are two.
+    pub(super) fn apart<T>(&self, measure: impl FnMut() -> Result<T>) -> Result<T> {
+        between(|| self.are_two(), measure)
     }
 
     fn are_two(&self) -> Result<bool> {
         Ok(rate(true)? > SHARED * self.alone)
     }
+}
+
+/// Measures when a look before it and one after are good; again if they were not. The last attempt counts in any case.
+fn between<T>(mut look: impl FnMut() -> Result<bool>, mut measure: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..ATTEMPTS {
+        if look()? {
+            let measured = measure()?;
+            if look()? {
+                return Ok(measured);
+            }
+        }
+        tell("  both cores are one's threads: once more");
+        thread::sleep(PAUSE);
+    }
+    tell("  both cores are one's threads, and that is what is measured");
+    measure()
 }
 
 /// What the load's core calculates in a nanosecond, while the other does so too or not.
@@ -99,4 +112,29 @@ fn calculate() {
         }
     }
     black_box(lanes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What counts of the measurements 1, 2, 3…, with these looks and then bad ones.
+    fn counted(looks: &[bool]) -> usize {
+        let (mut looks, mut measured) = (looks.iter(), 0);
+        between(
+            || Ok(looks.next().copied().unwrap_or(false)),
+            || {
+                measured += 1;
+                Ok(measured)
+            },
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_measurement_counts_between_two_good_looks() {
+        assert_eq!(counted(&[true, true]), 1);
+        assert_eq!(counted(&[false, true, false, true, true]), 2);
+        assert_eq!(counted(&[true, false, true, false]), 3, "the last attempt");
+    }
 }
