@@ -13,9 +13,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use core_affinity::CoreId;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_utils::CachePadded;
+use espalier_pktgen::endpoint::pin;
 use espalier_switch::counters::Blame;
 use espalier_switch::flow::fragment::{FragmentConfig, Fragments};
 use espalier_switch::flow::{FlowConfig, FlowTable, Now, PodSlot};
@@ -141,12 +141,8 @@ impl Worker {
 
     /// A batch of what the others handed over is asked for.
     fn fetch_handed(&mut self) {
-        for ring in &mut self.rings.from {
-            let count = ring.slots().min(BATCH);
-            let Ok(chunk) = ring.read_chunk(count) else { continue };
-            self.handed.extend(chunk);
-        }
-        self.handed.iter().for_each(|packet| self.umem.prefetch(packet.head()));
+        self.rings.take(&mut self.handed);
+        self.handed.iter().for_each(|packet| self.umem.prefetch_handed(packet.head()));
     }
 
     /// And goes through the step.
@@ -179,7 +175,7 @@ fn run(workers: &mut [Worker], batches: u64) -> Duration {
             .map(|worker| {
                 let (done, begin) = (&done, &begin);
                 scope.spawn(move || {
-                    core_affinity::set_for_current(CoreId { id: worker.index });
+                    pin(Some(worker.index)).expect("a core for each worker");
                     worker.done = 0;
                     begin.wait();
                     let start = Instant::now();

@@ -182,7 +182,8 @@ impl Worker {
         port.unwatch_if_busy(&self.epoll);
         if count > 0 {
             self.batches += 1;
-            self.prefetch(&received);
+            // Another core wrote them: their headers are asked for together, instead of waiting for each in turn.
+            received.iter().for_each(|packet| self.umem.prefetch(packet.head()));
             if place.slot().is_none() && !self.rings.from.is_empty() {
                 self.sort_out(place, &mut received);
             }
@@ -191,11 +192,6 @@ impl Worker {
         self.received = received;
         self.refill(place, count);
         count
-    }
-
-    /// Another core wrote the packets: their headers are asked for together, instead of waiting for each in turn.
-    fn prefetch(&self, packets: &[Packet]) {
-        packets.iter().for_each(|packet| self.umem.prefetch(packet.head()));
     }
 
     /// Takes packets through the step, and carries out what it decides.

@@ -253,13 +253,18 @@ impl Umem {
     }
 
     /// Has what the steering program wrote before this frame, and its headers, on their way to the caller's cache. They
-    /// share a line, or the headers have the next one, as frames begin within four bytes of a line's start. And its entry
-    /// in the chunk table, which is another worker's to write until that one has handed the frame over.
+    /// share a line, or the headers have the next one, as frames begin within four bytes of a line's start.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
         let start = self.data_start(frame);
         prefetch_at(start.wrapping_sub(SteerMeta::LEN));
         prefetch_at(start.wrapping_add(SteerMeta::LEN));
+    }
+
+    /// The same of a frame that another thread handed over, and its entry in the chunk table, which that one wrote last.
+    #[inline]
+    pub fn prefetch_handed(&self, frame: &Frame) {
+        self.prefetch(frame);
         self.shared.chunks.prefetch(frame.index());
     }
 

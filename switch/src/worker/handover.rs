@@ -59,6 +59,18 @@ pub fn rings<P>(bells: &[Arc<Doorbell>]) -> Vec<Rings<P>> {
     all
 }
 
+impl<P> Rings<P> {
+    /// Takes up to a batch from each of the others.
+    pub fn take(&mut self, handed: &mut Vec<P>) {
+        for ring in &mut self.from {
+            let count = ring.slots().min(BATCH);
+            if let Ok(chunk) = ring.read_chunk(count) {
+                handed.extend(chunk);
+            }
+        }
+    }
+}
+
 impl<P> Outlet<P> {
     /// Takes a packet for the next [`Self::flush`].
     pub fn stage(&mut self, packet: P, blame: Blame) {
@@ -145,12 +157,8 @@ impl Worker {
     /// Takes from the rings what others handed over, and asks for it: by the time [`Self::take_over`] looks at it, it has
     /// come from the cores that wrote it.
     pub(super) fn fetch_handed(&mut self) {
-        for ring in &mut self.rings.from {
-            let count = ring.slots().min(BATCH);
-            let Ok(chunk) = ring.read_chunk(count) else { continue };
-            self.handed.extend(chunk);
-        }
-        self.prefetch(&self.handed);
+        self.rings.take(&mut self.handed);
+        self.handed.iter().for_each(|packet| self.umem.prefetch_handed(packet.head()));
     }
 
     /// Takes what was handed over through the step. Says whether there was anything.
