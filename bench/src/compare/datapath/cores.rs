@@ -35,8 +35,8 @@ pub(super) struct Cores {
 impl Cores {
     /// Finds out how fast one is, and whether they are ever two.
     pub(super) fn new() -> Result<Self> {
-        let looks: Vec<f64> = (0..LOOKS).map(|_| rate(false)).collect::<Result<_>>()?;
-        let cores = Self { alone: looks.into_iter().fold(0.0, f64::max) };
+        let alone = (0..LOOKS).try_fold(0.0, |best: f64, _| rate(false).map(|rate| best.max(rate)))?;
+        let cores = Self { alone };
         for _ in 0..ATTEMPTS {
             if cores.are_two()? {
                 return Ok(cores);
