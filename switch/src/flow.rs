@@ -15,6 +15,7 @@ mod key;
 mod ledger;
 mod listing;
 mod lookup;
+mod memory;
 mod pod;
 mod queue;
 pub mod related;

@@ -34,7 +34,8 @@ pub(crate) struct Shards {
 impl Shards {
     /// Of these workers, each with a table of this size.
     pub(crate) fn new(workers: Vec<Handle>, each: &FlowConfig) -> Self {
-        Self { workers, pods: each.pods, ipv4: each.ipv4.flows, ipv6: each.ipv6.flows }
+        let [ipv4, ipv6] = each.entries();
+        Self { workers, pods: each.pods, ipv4, ipv6 }
     }
 
     /// The file has every worker's IPv4 entries, then every worker's IPv6 entries.

@@ -386,7 +386,7 @@ impl Manager {
     }
 }
 
-/// Unpredictable, so that nobody can aim packets at one bucket of the flow table.
+/// Unpredictable, so that nobody can aim packets at one group of the flow table.
 fn random_seed() -> [u64; 2] {
     [0, 1].map(|part: u64| RandomState::new().hash_one(part))
 }

@@ -6,6 +6,7 @@
 mod depot;
 pub mod ethtool;
 mod frame;
+mod huge_pages;
 mod intake;
 mod interface;
 mod live_frames;
@@ -18,6 +19,7 @@ mod steering;
 mod umem;
 
 pub use frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS, Packet};
+pub use huge_pages::prefer_huge_pages;
 pub use intake::{Intake, TrafficError};
 pub use interface::{InterfaceError, InterfaceRef, interface};
 pub use live_frames::{LiveFrames, LiveOrder, LiveProgress, LiveTemplate};

@@ -20,9 +20,9 @@ const MOST_ENTRIES: u64 = 1 << 30;
 pub struct FlowConfig {
     /// Pods the worker can have: slots 0 to `pods - 1`.
     pub pods: u16,
-    /// Entries for IPv4 flows.
+    /// The IPv4 flows.
     pub ipv4: PoolConfig,
-    /// Entries for IPv6 flows.
+    /// The IPv6 flows.
     pub ipv6: PoolConfig,
     /// TCP connections of one pod that may be half-open; one more ends the oldest of them.
     pub half_open_per_pod: u32,
@@ -35,7 +35,7 @@ pub struct FlowConfig {
 /// Size and sharing of one family's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// Entries in all.
+    /// Flows in all.
     pub flows: u32,
     /// The most that one pod may hold.
     pub pod_quota: u32,
@@ -118,13 +118,18 @@ impl FlowConfig {
         }
     }
 
+    /// Entries for IPv4 and IPv6: more than there may be flows, so that one is free near where a flow belongs.
+    pub fn entries(&self) -> [u32; 2] {
+        [self.ipv4.flows, self.ipv6.flows].map(Index::entries)
+    }
+
     /// What the table will occupy: compare it with the memory there is before making one, because the kernel hands
     /// out more than it has.
     pub fn memory_bytes(&self) -> u64 {
-        let (v4, v6) = (self.ipv4.flows as usize, self.ipv6.flows as usize);
-        let entries = v4 + v6;
-        let bytes = Entries::bytes(v4, v6)
-            + Index::bytes(entries)
+        let [v4, v6] = self.entries();
+        let entries = (v4 + v6) as usize;
+        let bytes = Entries::bytes([v4, v6])
+            + Index::bytes(v4 + v6)
             + entries * Links::BYTES_EACH
             + Changes::bytes(entries)
             + usize::from(self.pods) * size_of::<Pod>();

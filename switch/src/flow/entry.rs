@@ -7,6 +7,7 @@ use espalier_api::rule::{Direction, Family};
 use espalier_xsk::prefetch;
 
 use super::key::{FlowKey, KeyV4, KeyV6, NO_KEY, PodSlot, Repr, slot_of};
+use super::memory::filled;
 use super::state::{FlowState, Marks};
 
 /// What is remembered of a flow, whatever its family.
@@ -113,32 +114,18 @@ pub(super) struct Entries {
 
 impl Entries {
     /// Bytes for that many entries.
-    pub(super) fn bytes(v4: usize, v6: usize) -> usize {
-        v4 * size_of::<EntryV4>() + v6 * size_of::<EntryV6>()
+    pub(super) fn bytes([v4, v6]: [u32; 2]) -> usize {
+        v4 as usize * size_of::<EntryV4>() + v6 as usize * size_of::<EntryV6>()
     }
 
     /// Free entries, or nothing if the memory is refused.
-    pub(super) fn new(v4: usize, v6: usize) -> Option<Self> {
-        let mut entries = Self { v4: Vec::new(), v6: Vec::new() };
-        entries.v4.try_reserve_exact(v4).ok()?;
-        entries.v6.try_reserve_exact(v6).ok()?;
-        entries.v4.resize(v4, EntryV4::FREE);
-        entries.v6.resize(v6, EntryV6::FREE);
-        Some(entries)
+    pub(super) fn new([v4, v6]: [u32; 2]) -> Option<Self> {
+        Some(Self { v4: filled(v4 as usize, EntryV4::FREE)?, v6: filled(v6 as usize, EntryV6::FREE)? })
     }
 
     /// How many there are, free or not.
     pub(super) fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
-    }
-
-    /// The numbers of the entries of one family.
-    pub(super) fn range(&self, family: Family) -> std::ops::Range<u32> {
-        let split = self.v4.len() as u32;
-        match family {
-            Family::V4 => 0..split,
-            Family::V6 => split..self.len() as u32,
-        }
     }
 
     pub(super) fn family(&self, entry: u32) -> Family {

@@ -1,6 +1,6 @@
 //! The lookups of a batch, in stages over all of them, so that their cache misses overlap.
 //!
-//! A lookup reads two lines, the bucket and then the entry; each is asked for a stage before it is read. The stages are
+//! A lookup reads two lines, the tags and then the entry; each is asked for a stage before it is read. The stages are
 //! short loops on purpose: a line whose address the processor has yet to translate holds up what comes after it, so that
 //! of anything longer too few misses are under way at once.
 
@@ -44,14 +44,16 @@ impl Lookups {
         for stretch in self.0.chunks_mut(STRETCH) {
             for sought in &mut *stretch {
                 sought.hash = table.seed.hash(&sought.key);
-                table.index.prefetch(sought.hash);
+                table.index.prefetch(sought.key.family(), sought.hash);
             }
             for sought in &mut *stretch {
-                sought.entry = table.index.guess(sought.hash);
+                sought.entry = table.index.guess(sought.key.family(), sought.hash);
                 table.entries.prefetch(sought.entry);
             }
             for sought in stretch {
                 if !table.entries.is(sought.entry, &sought.key) {
+                    // A new flow will be entered there, if it is one.
+                    table.links.prefetch(sought.entry);
                     sought.entry = table.entry_of(sought).unwrap_or(NONE);
                 }
             }

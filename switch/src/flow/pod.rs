@@ -37,22 +37,27 @@ impl Pod {
 
 /// The free entries of one family and who may have them.
 pub(super) struct Pool {
-    pub(super) free: Fifo,
     config: PoolConfig,
+    free: u32,
     /// What pods below their reserve can still claim.
     unclaimed: u32,
 }
 
 impl Pool {
     pub(super) fn new(config: PoolConfig, pods: u16) -> Self {
-        Self { free: Fifo::EMPTY, config, unclaimed: config.pod_reserve * u32::from(pods) }
+        Self { config, free: config.flows, unclaimed: config.pod_reserve * u32::from(pods) }
+    }
+
+    /// Entries in use.
+    pub(super) fn taken(&self) -> u32 {
+        self.config.flows - self.free
     }
 
     /// Whether a pod that holds `used` entries may have one more.
     pub(super) fn room(&self, used: u32) -> Result<(), Refused> {
         if used >= self.config.pod_quota {
             Err(Refused::PodQuota)
-        } else if used < self.config.pod_reserve || self.free.len() > self.unclaimed {
+        } else if used < self.config.pod_reserve || self.free > self.unclaimed {
             Ok(())
         } else {
             Err(Refused::Full)
@@ -65,11 +70,13 @@ impl Pool {
             self.unclaimed -= 1;
         }
         *used += 1;
+        self.free -= 1;
     }
 
     /// Takes an entry off a pod's count.
     pub(super) fn give_back(&mut self, used: &mut u32) {
         *used -= 1;
+        self.free += 1;
         if *used < self.config.pod_reserve {
             self.unclaimed += 1;
         }

@@ -1,9 +1,12 @@
 //! First-in first-out queues of entries, threaded through one array of links.
 //!
-//! The table keeps one queue for each pod and aging class, and one of free entries for each address family. Pushing and
-//! unlinking are constant time; nothing is allocated after `new`.
+//! The table keeps one queue for each pod and aging class. Pushing and unlinking are constant time; nothing is allocated
+//! after `new`.
+
+use espalier_xsk::prefetch;
 
 use super::index::NONE;
+use super::memory::filled;
 
 /// Where an entry stands in the one queue it is in.
 #[derive(Clone, Copy)]
@@ -32,10 +35,6 @@ impl Fifo {
         (self.head != NONE).then_some(self.head)
     }
 
-    pub(super) fn tail(&self) -> Option<u32> {
-        (self.tail != NONE).then_some(self.tail)
-    }
-
     pub(super) fn len(&self) -> u32 {
         self.len
     }
@@ -46,10 +45,14 @@ impl Links {
 
     /// Links for `entries` entries, or nothing if the memory is refused.
     pub(super) fn new(entries: usize) -> Option<Self> {
-        let mut links = Vec::new();
-        links.try_reserve_exact(entries).ok()?;
-        links.resize(entries, Link { next: NONE, previous: NONE, queued: 0 });
-        Some(Self(links))
+        filled(entries, Link { next: NONE, previous: NONE, queued: 0 }).map(Self)
+    }
+
+    /// Has the link of `entry` on its way, if there is such an entry.
+    pub(super) fn prefetch(&self, entry: u32) {
+        if let Some(link) = self.0.get(entry as usize) {
+            prefetch(link);
+        }
     }
 
     /// Adds `entry`, which is in no queue, at the tail of `fifo`.

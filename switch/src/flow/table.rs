@@ -1,7 +1,7 @@
 //! The table itself: lookup, the per-packet update, insertion and removal.
 //!
 //! Public interface of [`super`]. Aging is in `aging`, listing in `listing`. Invariant: an entry with a state is in the
-//! index under its key, in the one queue of its pod and class, and on its pod's count; any other is in its pool's free queue.
+//! index under its key, in the one queue of its pod and class, and on its pod's count; any other is free.
 
 use espalier_api::rule::{Direction, Family};
 
@@ -49,30 +49,24 @@ impl FlowTable {
     /// An empty table. All memory it will ever use is taken and touched here.
     pub fn new(config: &FlowConfig) -> Result<Self, FlowConfigError> {
         config.check()?;
-        let (v4, v6) = (config.ipv4.flows as usize, config.ipv6.flows as usize);
+        let entries = config.entries();
+        let both = (entries[0] + entries[1]) as usize;
         let refused = || FlowConfigError::Memory { bytes: config.memory_bytes() };
-        let mut table = Self {
+        Ok(Self {
             seed: Seed::new(config.seed),
-            index: Index::new(v4 + v6).ok_or_else(refused)?,
-            entries: Entries::new(v4, v6).ok_or_else(refused)?,
-            links: Links::new(v4 + v6).ok_or_else(refused)?,
+            index: Index::new(entries).ok_or_else(refused)?,
+            entries: Entries::new(entries).ok_or_else(refused)?,
+            links: Links::new(both).ok_or_else(refused)?,
             pods: vec![Pod::new(config.timeouts); config.pods.into()],
             pools: [Pool::new(config.ipv4, config.pods), Pool::new(config.ipv6, config.pods)],
             half_open_per_pod: config.half_open_per_pod,
             memory_bytes: config.memory_bytes(),
             sweep: Sweep::default(),
-            changes: Changes::new(v4 + v6).ok_or_else(refused)?,
+            changes: Changes::new(both).ok_or_else(refused)?,
             stats: FlowStats::default(),
             ledger: Ledger::new(),
             ended: None,
-        };
-        for family in [Family::V4, Family::V6] {
-            // The free queue is used from its tail: the lowest numbers first.
-            for entry in table.entries.range(family).rev() {
-                table.links.push(&mut table.pools[family as usize].free, entry, 0);
-            }
-        }
-        Ok(table)
+        })
     }
 
     /// The flow of `key`.
@@ -91,7 +85,7 @@ impl FlowTable {
 
     /// The entry of a flow, wherever the index has it.
     pub(super) fn entry_of(&self, sought: &Sought) -> Option<u32> {
-        self.index.find(sought.hash, |entry| self.entries.is(entry, &sought.key))
+        self.index.find(sought.key.family(), sought.hash, |entry| self.entries.is(entry, &sought.key))
     }
 
     /// A lookup of `key` for [`Self::find_sought`] that was not made ahead of time.
@@ -201,24 +195,22 @@ impl FlowTable {
 
     /// Puts `track` under `key`, making room within the pod if need be.
     pub(super) fn enter(&mut self, key: &FlowKey, track: Track, tick: u32) -> Result<u32, Refused> {
-        let slot = key.slot().index();
+        let (slot, family) = (key.slot().index(), key.family());
         if slot >= self.pods.len() {
             return Err(Refused::PodUnknown);
         }
-        if let Found::Hit(old) = self.find(key) {
-            self.remove(old);
+        let sought = self.seek(*key);
+        if let Some(old) = self.entry_of(&sought) {
+            self.remove(FlowHandle(old));
         }
         let class = track.state.unwrap_or(FlowState::Other).class();
-        self.admit(slot, key.family(), class, tick)?;
-        let pool = &mut self.pools[key.family() as usize];
-        let entry = pool.free.tail().ok_or(Refused::Full)?;
-        self.links.unlink(&mut pool.free, entry);
+        self.admit(slot, family, class, tick)?;
+        let entry = self.index.insert(family, sought.hash);
         let pod = &mut self.pods[slot];
-        pool.take(&mut pod.used[key.family() as usize]);
+        self.pools[family as usize].take(&mut pod.used[family as usize]);
         self.links.push(&mut pod.queues[class as usize], entry, tick);
         self.entries.put(entry, key, track);
         self.changes.mark(entry);
-        self.index.insert(self.seed.hash(key), entry);
         Ok(entry)
     }
 
@@ -333,14 +325,12 @@ impl FlowTable {
         let track = self.entries.track(entry);
         let Some(state) = track.state else { return };
         self.ledger.leave(entry, track);
-        self.index.remove(self.seed.hash(&key), entry);
+        self.index.remove(key.family(), self.seed.hash(&key), entry);
         self.entries.clear(entry);
         self.changes.mark(entry);
         let pod = &mut self.pods[key.slot().index()];
         self.links.unlink(&mut pod.queues[state.class() as usize], entry);
-        let pool = &mut self.pools[key.family() as usize];
-        pool.give_back(&mut pod.used[key.family() as usize]);
-        self.links.push(&mut pool.free, entry, 0);
+        self.pools[key.family() as usize].give_back(&mut pod.used[key.family() as usize]);
     }
 
     /// Ends a flow at the operator's wish, or because nothing makes state for it any more.
@@ -437,7 +427,7 @@ impl FlowTable {
 
     /// Flows in the table, those included that are over and not yet swept.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.pools.iter().map(|pool| pool.free.len() as usize).sum::<usize>()
+        self.pools.iter().map(|pool| pool.taken() as usize).sum()
     }
 
     /// Whether there is no flow.

@@ -84,8 +84,7 @@ impl Manager {
     }
 
     fn entries_each(&self, workers: usize) -> u32 {
-        let config = self.shard_flows(workers);
-        config.ipv4.flows + config.ipv6.flows
+        self.shard_flows(workers).entries().iter().sum()
     }
 
     /// The filter in the table's terms; names that nothing has are refused rather than matching nothing.

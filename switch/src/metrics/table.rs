@@ -105,8 +105,8 @@ metrics! {
 
     WORKER_UP: Gauge "worker_up" [""] ("worker") "Whether a worker runs and answers";
     WORKER_PODS: Gauge "worker_pods" [""] ("worker") "Pods at home with a worker";
-    WORKER_FLOWS: Gauge "worker_flows" [""] ("worker") "Entries in use of a worker's flow table";
-    WORKER_CAPACITY: Gauge "worker_flow_capacity" [""] () "IPv4 entries of each worker's flow table; there are a quarter as many for IPv6";
+    WORKER_FLOWS: Gauge "worker_flows" [""] ("worker") "Flows in a worker's flow table";
+    WORKER_CAPACITY: Gauge "worker_flow_capacity" [""] () "IPv4 flows that each worker's flow table takes; it takes a quarter as many of IPv6";
     WORKER_BATCHES: Counter "worker" ["batches"] ("worker") "Batches taken through the step";
     WORKER_SLEEPS: Counter "worker" ["sleeps"] ("worker") "Times a worker went to sleep for want of work";
     WORKER_RECEIVED: Counter "worker_received" ["packets"] ("worker") "Packets a worker received from its ports";

@@ -26,7 +26,7 @@ pub struct Facts {
     pub groups: Vec<GroupStatus>,
     /// Its rules.
     pub usage: RuleUsage,
-    /// IPv4 entries of each worker's flow table.
+    /// IPv4 flows that each worker's flow table takes.
     pub flow_capacity: u32,
 }
 
