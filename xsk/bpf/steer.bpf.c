@@ -27,6 +27,15 @@ static long (*bpf_xdp_adjust_meta)(struct xdp_md *ctx, int delta) = (void *)BPF_
 
 #define VLAN_VID_MASK 0x0fff
 #define VLAN_IDS 4096
+#define TRUNK_QUEUES 256
+// While a queue's reader is behind, a branch may have so many frames for each round of the reader (256 frames at most),
+// and so many at once when it had fewer before.
+#define FRAMES_A_ROUND 64
+#define FRAMES_AT_ONCE 256
+// Rounds for which a queue counts as shared after a frame of another branch than the one before.
+#define SHARED_ROUNDS 65536
+// Queues that share allowances only if there are more of them.
+#define ALLOWANCE_QUEUES 64
 #define NEXT_HEADER_ICMPV6 58
 #define ND_FIRST 133 // router solicitation
 #define ND_LAST 137  // redirect
@@ -41,6 +50,7 @@ enum counter {
 	TRUNK_POP_FAILED_DROP,
 	TRUNK_METADATA_DROP,
 	TRUNK_NO_SOCKET_DROP,
+	TRUNK_OVER_SHARE_DROP,
 	POD_REDIRECTED_TAGGED,
 	POD_REDIRECTED_UNTAGGED,
 	POD_UNKNOWN_INTERFACE_DROP,
@@ -109,8 +119,42 @@ struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__type(key, __u32);
 	__type(value, __u32);
-	__uint(max_entries, 256);
+	__uint(max_entries, TRUNK_QUEUES);
 } trunk_sockets SEC(".maps");
+
+// By queue of the trunk: 0, or the number of the round its reader is in while it is behind (src/steering/throttle.rs).
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, TRUNK_QUEUES);
+} trunk_rounds SEC(".maps");
+
+struct company {
+	__u32 vlan;
+	__u32 until;
+};
+
+// By queue: whose frame came last while the reader was behind, and to which round the queue counts as shared.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct company);
+	__uint(max_entries, TRUNK_QUEUES);
+} companies SEC(".maps");
+
+struct allowance {
+	__u32 round;
+	__u32 frames;
+};
+
+// By queue and VLAN. Not shared between processors: a queue is received on one at a time.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct allowance);
+	__uint(max_entries, ALLOWANCE_QUEUES * VLAN_IDS);
+} allowances SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -172,6 +216,41 @@ inline_always int push_tag(struct xdp_md *ctx, const struct mac_pair *macs, __u1
 	*start = *macs;
 	tag->tpid = htons(ETH_P_8021Q);
 	tag->tci = htons(vlan);
+	return 0;
+}
+
+// Whether the branch has had its share of a queue whose reader is behind: without one, whoever sends the most would
+// fill the ring, and the others would lose as large a part of what is theirs. A branch that is alone has all of it.
+inline_always int is_over_share(__u32 queue, __u32 vlan)
+{
+	__u32 *round = bpf_map_lookup_elem(&trunk_rounds, &queue);
+	if (!round || !*round)
+		return 0;
+	struct company *company = bpf_map_lookup_elem(&companies, &queue);
+	if (!company)
+		return 0;
+	if (company->vlan != vlan) {
+		if (company->vlan)
+			company->until = *round + SHARED_ROUNDS;
+		company->vlan = vlan;
+	}
+	if ((__s32)(company->until - *round) <= 0)
+		return 0;
+	__u32 index = queue % ALLOWANCE_QUEUES * VLAN_IDS + vlan;
+	struct allowance *allowance = bpf_map_lookup_elem(&allowances, &index);
+	if (!allowance)
+		return 0;
+	__u32 since = *round - allowance->round;
+	if (since) {
+		__u32 frames = FRAMES_AT_ONCE;
+		if (since < FRAMES_AT_ONCE / FRAMES_A_ROUND)
+			frames = allowance->frames + since * FRAMES_A_ROUND;
+		allowance->frames = frames < FRAMES_AT_ONCE ? frames : FRAMES_AT_ONCE;
+		allowance->round = *round;
+	}
+	if (!allowance->frames)
+		return 1;
+	allowance->frames--;
 	return 0;
 }
 
@@ -240,6 +319,8 @@ int steer_trunk(struct xdp_md *ctx)
 	__u32 *branch = bpf_map_lookup_elem(&branch_vlans, &vlan);
 	if (!branch || !*branch)
 		return leave(TRUNK_UNKNOWN_VLAN_PASS, XDP_PASS);
+	if (is_over_share(ctx->rx_queue_index, vlan))
+		return leave(TRUNK_OVER_SHARE_DROP, XDP_DROP);
 
 	struct mac_pair macs = *(struct mac_pair *)data;
 	if (pop_tag(ctx, &macs))

@@ -29,7 +29,7 @@ pub use port::{Port, PortConfig, PortError, PortStatistics};
 pub use prefetch::prefetch;
 pub use steering::{
     Attachment, DryRun, Entrance, SteeredPod, Steering, SteeringConfig, SteeringCounters, SteeringError,
-    Verdict, XdpMode,
+    Throttle, Verdict, XdpMode,
 };
 pub use umem::{FrameOwners, Hugepages, Umem, UmemConfig, UmemError};
 

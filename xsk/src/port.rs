@@ -20,6 +20,7 @@ use open::Namespace;
 
 use crate::frame::Packet;
 use crate::interface::InterfaceRef;
+use crate::steering::Throttle;
 use crate::umem::{Owner, SocketId, Umem};
 
 /// Descriptors moved between a ring and the port at a time.
@@ -78,6 +79,7 @@ pub struct Port {
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
+    rx_ring: u32,
     tx_ring: u32,
     tx_budget: u32,
     keep_filled: usize,
@@ -93,6 +95,7 @@ pub struct Port {
     unsent: usize,
     counts: Counts,
     claim: open::Claim,
+    throttle: Option<Throttle>,
 }
 
 /// What only the port itself can count.
@@ -160,6 +163,11 @@ impl Port {
     /// Changes [`PortConfig::keep_filled`], to the fill ring's size at most. Frames beyond it go back as packets come.
     pub fn set_keep_filled(&mut self, frames: u32) {
         self.keep_filled = frames.min(self.umem.fill_ring()) as usize;
+    }
+
+    /// Has the steering hold the branches to their shares while this port, a queue of the trunk, is behind.
+    pub fn set_throttle(&mut self, throttle: Throttle) {
+        self.throttle = Some(throttle);
     }
 
     /// Frames with the kernel for sending, those in the unread completion ring included.

@@ -11,6 +11,7 @@ mod links;
 mod object;
 mod pins;
 mod tables;
+mod throttle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -24,6 +25,7 @@ pub use dry_run::{DryRun, Entrance, Verdict};
 pub use error::SteeringError;
 pub(crate) use kernel::{FLAG_GENERIC, FLAG_NATIVE, link_create, link_detach};
 pub(crate) use links::explain as explain_attach;
+pub use throttle::Throttle;
 
 use crate::InterfaceRef;
 use object::Object;

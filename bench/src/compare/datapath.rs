@@ -20,6 +20,7 @@ mod cores;
 pub(super) mod cpu;
 mod espalier;
 mod fastpath;
+mod flood;
 mod goals;
 mod kernel;
 mod load;
@@ -116,15 +117,6 @@ struct Comparison {
 
 /// Runs everything.
 pub fn run(options: &Options) -> Result<Report> {
-    let cores = std::thread::available_parallelism()?.get();
-    ensure!(
-        cores > site::SUBJECT_CORE,
-        "this takes two cores, one for the load and one for the device; {cores} is here"
-    );
-    let watch = Watch::default();
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, watch.flag()).context("cannot handle signals")?;
-    }
     let mut report = Report::new();
     let setups = cases::setups(options);
     let needs_switch = setups.iter().any(|setup| setup.kind == Kind::Espalier);
@@ -133,18 +125,16 @@ pub fn run(options: &Options) -> Result<Report> {
     } else {
         Pace { window: Duration::from_millis(800), step: Duration::from_millis(300) }
     };
-    let mut comparison = Comparison {
-        switch: needs_switch.then(|| SWITCH.build()).transpose()?,
-        tools: Tools { programs: Programs::compile()?, watch, cores: Cores::new()?, pace },
-        samples: Samples::default(),
-        failures: Vec::new(),
-    };
+    let mut comparison = Comparison::new(needs_switch, pace)?;
     for round in 0..options.rounds {
         for number in 0..setups.len() {
             // Another one begins each round.
             let setup = &setups[(number + round) % setups.len()];
             tell(&format!("round {} of {}: {}", round + 1, options.rounds, setup.title()));
             comparison.attempt(&setup.title(), |all| all.measure(round, setup))?;
+        }
+        if needs_switch {
+            comparison.flood(round, options.rounds)?;
         }
         if needs_switch && !options.quick {
             let title = format!("espalier, {} pods", scale::PODS);
@@ -158,7 +148,42 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// The flood of SYNs alone, for the comparison of flows.
+pub(super) fn flood(report: &mut Report, rounds: usize) -> Result<()> {
+    let pace = Pace { window: Duration::from_millis(800), step: Duration::ZERO };
+    let mut comparison = Comparison::new(true, pace)?;
+    (0..rounds).try_for_each(|round| comparison.flood(round, rounds))?;
+    comparison.samples.rows(report);
+    goals::flood(&comparison.samples, report);
+    report.failures.append(&mut comparison.failures);
+    Ok(())
+}
+
 impl Comparison {
+    fn new(needs_switch: bool, pace: Pace) -> Result<Self> {
+        let cores = std::thread::available_parallelism()?.get();
+        ensure!(
+            cores > site::SUBJECT_CORE,
+            "this takes two cores, one for the load and one for the device; {cores} is here"
+        );
+        let watch = Watch::default();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, watch.flag()).context("cannot handle signals")?;
+        }
+        Ok(Self {
+            switch: needs_switch.then(|| SWITCH.build()).transpose()?,
+            tools: Tools { programs: Programs::compile()?, watch, cores: Cores::new()?, pace },
+            samples: Samples::default(),
+            failures: Vec::new(),
+        })
+    }
+
+    fn flood(&mut self, round: usize, rounds: usize) -> Result<()> {
+        let title = "espalier, a flood of SYNs";
+        tell(&format!("round {} of {rounds}: {title}", round + 1));
+        self.attempt(title, |all| all.measure_flood(round))
+    }
+
     /// Measures something, unless it failed before.
     fn attempt(&mut self, subject: &str, measure: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         if self.failures.iter().any(|failure| failure.subject == subject) {
@@ -169,6 +194,27 @@ impl Comparison {
         tell(&format!("{subject}: {error:#}"));
         self.failures.push(Failure { subject: subject.to_owned(), error: format!("{error:#}") });
         Ok(())
+    }
+
+    /// A flood at one pod beside a stream to another.
+    fn measure_flood(&mut self, round: usize) -> Result<()> {
+        let program = self.switch.as_ref().context("the switch was not built")?;
+        let site = Site::new()?;
+        let setup = cases::main_setup(Kind::Espalier);
+        let case = setup.cases.first().context("there is a first case")?;
+        let _switch = espalier::Switch::start(program, &site, &setup.rules().with_syns())?;
+        let bed = Bed::new(&self.tools, &site);
+        let flooded = flood::measure(&bed, &offer(&site, &setup, case)?, self.tools.pace.window)?;
+        self.record(round, [(cases::FLOOD, "pps", flooded.syns), (cases::FLOODED, "percent", flooded.kept)]);
+        Ok(())
+    }
+
+    /// Adds what was found of the switch beside the cases that all subjects have.
+    fn record<const N: usize>(&mut self, round: usize, found: [(&str, &'static str, f64); N]) {
+        for (case, unit, value) in found {
+            self.samples.add(round, case, Kind::Espalier.label(), unit, value);
+            tell(&format!("  {case}: {value:.2} {unit}"));
+        }
     }
 
     /// A node full of pods: attach, idling, and the one busy pod among them beside the same pod alone.
@@ -186,16 +232,15 @@ impl Comparison {
         let (_switch, full) = scale::fill(program, &site, &setup.rules())?;
         let bed = Bed::new(&self.tools, &site);
         let busy = bed.throughput(&offer(&site, &setup, case)?)?;
-        let ours = Kind::Espalier.label();
-        for (case, unit, value) in [
-            (cases::ATTACH, "ms", full.attach),
-            (cases::IDLE, "percent", full.idle),
-            (cases::ALONE, "pps", alone.pps),
-            (cases::CROWDED, "pps", busy.pps),
-        ] {
-            self.samples.add(round, case, ours, unit, value);
-            tell(&format!("  {case}: {value:.2} {unit}"));
-        }
+        self.record(
+            round,
+            [
+                (cases::ATTACH, "ms", full.attach),
+                (cases::IDLE, "percent", full.idle),
+                (cases::ALONE, "pps", alone.pps),
+                (cases::CROWDED, "pps", busy.pps),
+            ],
+        );
         Ok(())
     }
 

@@ -54,6 +54,7 @@ pub fn run(allocator: Allocator, runs: usize) -> Result<Report> {
     let mut report = Report::new();
     // First what may be missing on a machine, then what takes long.
     kernel::run(&mut report, runs)?;
+    super::datapath::flood(&mut report, runs)?;
     for (case, flows) in LOOKUP {
         lookup::run(&mut report, case, flows, runs)?;
     }

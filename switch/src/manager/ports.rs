@@ -25,7 +25,8 @@ impl Manager {
         let config = self.port_config();
         let mut ports = Vec::new();
         for queue in 0..Self::trunk_queues(&found) as u32 {
-            let port = Port::open(&self.umem, &found, queue, &config).map_err(ManagerError::failed)?;
+            let mut port = Port::open(&self.umem, &found, queue, &config).map_err(ManagerError::failed)?;
+            port.set_throttle(self.steering.throttle(queue).map_err(ManagerError::failed)?);
             self.steering.set_trunk_socket(queue, &port).map_err(ManagerError::failed)?;
             ports.push(port);
         }

@@ -105,6 +105,7 @@ impl Port {
             tx: rings.tx,
             fill: rings.fill,
             completion: rings.completion,
+            rx_ring: config.rx_ring,
             tx_ring: config.tx_ring,
             tx_budget: KERNEL_TX_BATCH,
             keep_filled: config.keep_filled as usize,
@@ -117,6 +118,7 @@ impl Port {
             unsent: 0,
             counts: Counts::default(),
             claim,
+            throttle: None,
         };
         port.set_options(config)?;
         Ok(port)

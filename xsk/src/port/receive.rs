@@ -53,6 +53,10 @@ impl Port {
                 }
             }
         }
+        if let Some(throttle) = &mut self.throttle {
+            let room = self.keep_filled.min(self.rx_ring as usize);
+            throttle.read(self.rx.nb_avail_exact() as usize, room);
+        }
         taken
     }
 

@@ -49,6 +49,8 @@ counters! {
     trunk_metadata_drop,
     /// Trunk: no socket on the frame's queue; dropped.
     trunk_no_socket_drop,
+    /// Trunk: the worker of the frame's queue is behind, and the branch has had its share of it; dropped.
+    trunk_over_share_drop,
     /// Pod: tag of its branch written, redirected.
     pod_redirected_tagged,
     /// Pod: left untagged (local, broadcast, ARP, neighbour discovery, not IP), redirected.

@@ -1,4 +1,4 @@
-//! The loaded steering object: two programs and their six maps, the maps shared with what is pinned.
+//! The loaded steering object: two programs and their nine maps, the maps shared with what is pinned.
 //! Made by `Steering::open`. Promises that every map has the layout the program was built for: a pinned map of
 //! another layout (an older version, another `max_pods`) is replaced by an empty one and named in `recreated`.
 
@@ -78,7 +78,7 @@ const POD_PROGRAM: &str = "steer_pod";
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// What a pinned map must look like to be taken over.
-struct Layout {
+pub(super) struct Layout {
     name: &'static str,
     kind: MapType,
     key_size: u32,
@@ -88,6 +88,8 @@ struct Layout {
 }
 
 impl Layout {
+    pub(super) const TRUNK_ROUNDS: &'static str = "trunk_rounds";
+
     fn fits(&self, info: &MapInfo) -> bool {
         info.map_type().is_ok_and(|kind| kind == self.kind)
             && info.key_size() == self.key_size
@@ -98,7 +100,7 @@ impl Layout {
 }
 
 /// The maps of steer.bpf.c.
-fn layouts(max_pods: u32) -> [Layout; 6] {
+fn layouts(max_pods: u32) -> [Layout; 9] {
     let layout = |name, kind, (key_size, value_size), max_entries, flags| Layout {
         name,
         kind,
@@ -113,6 +115,9 @@ fn layouts(max_pods: u32) -> [Layout; 6] {
         layout("local_addresses", MapType::Hash, (16, 4), 65536, BPF_F_NO_PREALLOC),
         layout("pods", MapType::Hash, (4, 4), max_pods, BPF_F_NO_PREALLOC),
         layout("trunk_sockets", MapType::XskMap, (4, 4), 256, 0),
+        layout(Layout::TRUNK_ROUNDS, MapType::Array, (4, 4), 256, 0),
+        layout("companies", MapType::Array, (4, 8), 256, 0),
+        layout("allowances", MapType::Array, (4, 8), 64 * 4096, 0),
         layout("pod_sockets", MapType::XskMap, (4, 4), max_pods, 0),
         layout("counters", MapType::PerCpuArray, (4, 8), counters, 0),
     ]

@@ -137,7 +137,7 @@ fn absent_is_fine(error: MapError) -> Result<(), MapError> {
     }
 }
 
-fn map_error(map: &'static str, action: String, error: &dyn Error) -> SteeringError {
+pub(super) fn map_error(map: &'static str, action: String, error: &dyn Error) -> SteeringError {
     SteeringError::Map { action, map, message: chain(error) }
 }
 

@@ -27,6 +27,47 @@ fn trunk_frames_arrive_untagged_with_their_tag_in_the_metadata() {
 }
 
 #[test]
+fn a_trunk_queue_that_is_behind_takes_no_more_than_a_branchs_share() {
+    let mut site = Site::new(Role::Trunk, 1500);
+    site.steering.set_branch(VLAN + 1, true).unwrap();
+    site.port.set_throttle(site.steering.throttle(0).unwrap());
+    // Frames that went to the socket, and those over the branch's share.
+    let send_as = |site: &Site, tci: u16, frames: u64| {
+        let counts = || {
+            let counters = site.steering.counters().unwrap();
+            (counters.trunk_redirected, counters.trunk_over_share_drop)
+        };
+        let before = counts();
+        for number in 0..frames {
+            site.far.send(&tagged(&plain_frame(number as u32, 60), tci));
+            if number % 64 == 63 || number + 1 == frames {
+                until("the frames to be steered", || {
+                    counts().0 + counts().1 == before.0 + before.1 + number + 1
+                });
+            }
+        }
+        (counts().0 - before.0, counts().1 - before.1)
+    };
+    let send = |site: &Site, frames| send_as(site, TCI, frames);
+    let take = |site: &mut Site, count| {
+        let packets = receive(&mut site.port, &mut site.pool, count, count);
+        packets.into_iter().for_each(|packet| site.pool.free_packet(packet));
+    };
+    assert_eq!(send(&site, 200), (200, 0), "nobody has looked yet");
+    take(&mut site, 10);
+    assert_eq!(send(&site, 1), (1, 0));
+    assert_eq!(send_as(&site, VLAN + 1, 1), (1, 0));
+    assert_eq!(send(&site, 300), (256, 44), "190 of 256 waited");
+    (0..3).for_each(|_| take(&mut site, 10));
+    assert_eq!(send(&site, 10), (0, 10));
+    take(&mut site, 10);
+    assert_eq!(send(&site, 70), (64, 6), "another round");
+    take(&mut site, 240);
+    assert_eq!(send(&site, 300), (300, 0), "16 wait");
+    site.close();
+}
+
+#[test]
 fn generic_mode_carries_the_same_frames_and_metadata() {
     let mut site = Site::in_mode(Role::Trunk, 9001, XdpMode::Generic);
     let sent: Vec<_> = (0..60).map(|n| plain_frame(n, 60 + n as usize * 150)).collect();

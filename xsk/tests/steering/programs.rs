@@ -148,6 +148,52 @@ fn trunk_drops_branch_frames_when_no_socket_takes_them() {
 }
 
 #[test]
+fn a_branch_has_its_share_of_a_queue_whose_reader_is_behind() {
+    const OTHER: u16 = BRANCH + 1;
+    on_trunk(|steering| {
+        steering.set_branch(OTHER, true).unwrap();
+        let mut throttle = steering.throttle(0).unwrap();
+        let passes = |vlan, frames: usize| {
+            let frame = tagged(&ipv4([10, 0, 0, 9], 8), VLAN, vlan);
+            let before = steering.counters().unwrap();
+            let passed = (0..frames)
+                .filter(|_| {
+                    let run = steering.dry_run(Entrance::Trunk, 1, 0, &frame).unwrap();
+                    run.verdict == Verdict::Redirect
+                })
+                .count();
+            let after = steering.counters().unwrap();
+            assert_eq!(after.trunk_redirected - before.trunk_redirected, passed as u64);
+            let over_share = after.trunk_over_share_drop - before.trunk_over_share_drop;
+            assert_eq!(over_share, (frames - passed) as u64);
+            passed
+        };
+        let mut read = |batches, waiting| (0..batches).for_each(|_| throttle.read(waiting, 2048));
+        assert_eq!(passes(BRANCH, 300), 300);
+        read(1, 1025);
+        assert_eq!(passes(BRANCH, 300), 300, "it is alone");
+        assert_eq!(passes(OTHER, 10), 10);
+        assert_eq!(passes(BRANCH, 300), 256, "so many at once, and one branch's share is none of another's");
+        read(3, 1025);
+        assert_eq!(passes(BRANCH, 10), 0);
+        read(1, 1025);
+        assert_eq!(passes(BRANCH, 70), 64, "so many a round");
+        read(2 * 4, 2048);
+        assert_eq!(passes(BRANCH, 200), 128);
+        assert_eq!(passes(OTHER, 300), 256, "what was not used is kept, but no more than so many at once");
+        read(1, 1024);
+        assert_eq!(passes(BRANCH, 300), 300);
+        assert_eq!(passes(OTHER, 1), 1);
+        read(4 * 65_536, 1025);
+        assert_eq!((passes(OTHER, 300), passes(BRANCH, 300)), (300, 256), "it was alone again until now");
+        read(1, 1025);
+        assert_eq!(passes(BRANCH, 70), 64);
+        drop(throttle);
+        assert_eq!(passes(BRANCH, 300), 300, "without a reader nobody waits for one");
+    });
+}
+
+#[test]
 fn pod_frames_to_elsewhere_get_the_branch_tag() {
     on_pod(|steering| {
         let far: Ipv6Addr = "2001:db8::9".parse().unwrap();

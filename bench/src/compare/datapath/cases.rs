@@ -24,6 +24,10 @@ pub(super) const ACCOUNTING: &str = "datapath/accounting";
 pub(super) const ATTACH: &str = "datapath/250-pods/attach";
 /// 250 idle pods.
 pub(super) const IDLE: &str = "datapath/250-pods/idle-cpu";
+/// SYNs to one pod, more than the worker can take.
+pub(super) const FLOOD: &str = "datapath/syn-flood/sent";
+/// A slow stream to another pod meanwhile.
+pub(super) const FLOODED: &str = "datapath/syn-flood/goodput-kept";
 /// One busy pod of two.
 pub(super) const ALONE: &str = "datapath/trunk-to-pod/64/of-2-pods";
 /// One busy pod of 250.

@@ -4,8 +4,8 @@
 
 use super::Kind;
 use super::cases::{
-    ACCOUNTING, ALONE, ATTACH, CROWDED, FLOWS, IDLE, RULES, SMALL, Variant, WAYS, main_label, scale_label,
-    variant_label, variants,
+    ACCOUNTING, ALONE, ATTACH, CROWDED, FLOODED, FLOWS, IDLE, RULES, SMALL, Variant, WAYS, main_label,
+    scale_label, variant_label, variants,
 };
 use super::load::{Flows, Way};
 use super::series::Samples;
@@ -16,6 +16,7 @@ const OURS: &str = Kind::Espalier.label();
 pub(super) fn judge(samples: &Samples, report: &mut Report) {
     against_peers(samples, report);
     against_itself(samples, report);
+    flood(samples, report);
     latency(samples, report);
 }
 
@@ -64,6 +65,17 @@ fn against_itself(samples: &Samples, report: &mut Report) {
         if let Some(value) = samples.median((case, OURS)) {
             report.at_most(what, most, value.abs());
         }
+    }
+}
+
+/// Of connection tracking, which the flood is meant for.
+pub(super) fn flood(samples: &Samples, report: &mut Report) {
+    if let Some(kept) = samples.median((FLOODED, OURS)) {
+        report.at_least(
+            "a flood of SYNs at one pod: percent of its goodput another pod's stream keeps",
+            98.0,
+            kept,
+        );
     }
 }
 

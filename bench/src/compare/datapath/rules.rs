@@ -26,10 +26,21 @@ impl Rules {
             .into_iter()
             .map(|net| Rule { net, udp: random.below(4) == 0, port: 1 + random.below(60_000) as u16 })
             .collect();
-        let net = ALLOWED.parse().unwrap_or_else(|error| unreachable!("{ALLOWED} is a prefix: {error}"));
-        rules.insert(rules.len() / 2, Rule { net, udp: true, port: SERVICE });
+        rules.insert(rules.len() / 2, service(true));
         Self(rules)
     }
+
+    /// The same with one that allows connections to the pods.
+    pub(super) fn with_syns(mut self) -> Self {
+        self.0.push(service(false));
+        self
+    }
+}
+
+/// What allows the traffic.
+fn service(udp: bool) -> Rule {
+    let net = ALLOWED.parse().unwrap_or_else(|error| unreachable!("{ALLOWED} is a prefix: {error}"));
+    Rule { net, udp, port: SERVICE }
 }
 
 #[cfg(test)]

@@ -31,6 +31,11 @@ pub(super) const ALLOWED: &str = "10.0.0.0/8";
 /// And its port.
 pub(super) const SERVICE: u16 = 9;
 
+/// Flows of a flood: many times what a pod may have half-open, so that each SYN enters another.
+const FLOOD: u32 = 250_000;
+/// A stamp makes them as long.
+const SYN: Size = Size::Bytes(72);
+
 /// A pod of the topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PodSpec<'a> {
@@ -157,6 +162,21 @@ impl Site {
             sizes: size.sizes(if vlan { TAG } else { 0 })?,
             flows,
         })
+    }
+
+    /// Connections to pod B that nobody makes.
+    pub(super) fn flood(&self) -> Result<Traffic> {
+        let flows = Flows(FLOOD);
+        let (remotes, ports) = flows.grid(Way::FromTrunk);
+        let ends = Ends {
+            macs: (GATEWAY_MAC, B.branch_mac),
+            addresses: (&remotes, &B.address.to_string()),
+            ports: (&ports, &SERVICE.to_string()),
+            vlan: Some(B.vlan),
+            sizes: SYN.sizes(TAG)?,
+            flows,
+        };
+        Ok(Traffic { protocols: vec![(Protocol::Tcp, 1)], tcp_syn: true, ..describe(ends)? })
     }
 
     /// The answers to it: a flow is established when both ends have been heard of. None where nobody would answer.

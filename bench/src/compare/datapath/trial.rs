@@ -139,7 +139,13 @@ impl<'a> Bed<'a> {
         self.on(offer, |bed, load, sink| bed.account(load, sink, rate, time))
     }
 
-    fn account(&self, load: &mut Load, sink: &mut Sink, rate: f64, time: Duration) -> Result<Account> {
+    pub(super) fn account(
+        &self,
+        load: &mut Load,
+        sink: &mut Sink,
+        rate: f64,
+        time: Duration,
+    ) -> Result<Account> {
         let run = self.begin(sink, false)?;
         let sent = load.send(run, Rate::Packets(rate), None, time)?.frames;
         ensure!(sent > 0, "nothing was sent at {rate:.0} frames a second");
@@ -147,7 +153,7 @@ impl<'a> Bed<'a> {
     }
 
     /// Opens both ends of a way and establishes every flow: a frame each way, twice.
-    fn on<T: Send>(
+    pub(super) fn on<T: Send>(
         &self,
         offer: &Offer,
         work: impl FnOnce(&Self, &mut Load, &mut Sink) -> Result<T> + Send,
@@ -190,9 +196,19 @@ impl<'a> Bed<'a> {
         done
     }
 
+    /// For what is sent beside.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.tools.watch
+    }
+
+    /// A run of its own; a sink counts it once it is told to.
+    pub(super) fn next_run(&self) -> Run {
+        Run(self.run.fetch_add(1, Ordering::Relaxed))
+    }
+
     fn begin(&self, sink: &mut Sink, ages: bool) -> Result<Run> {
         ensure!(!self.tools.watch.stopped(), "interrupted");
-        let run = Run(self.run.fetch_add(1, Ordering::Relaxed));
+        let run = self.next_run();
         sink.count(run, ages)?;
         Ok(run)
     }

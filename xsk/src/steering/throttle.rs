@@ -1,0 +1,81 @@
+//! How a trunk queue whose reader is behind is shared: the reader says so, and the program drops what is over a branch's
+//! share before it takes room in the ring from the others. Belongs to the port that reads the queue.
+
+use std::fmt;
+
+use aya::maps::{Array, MapData};
+
+use super::object::Layout;
+use super::tables::map_error;
+use super::{Steering, SteeringError};
+
+/// The reader is behind when more than this part of what its ring or its frames have room for waits.
+const BEHIND: usize = 2;
+/// Rounds after which a branch that sent nothing may have all that it may have at once (steer.bpf.c): that long before the
+/// first one, so that it is how each branch begins.
+const FULL_AFTER: u32 = 4;
+/// Batches of a round: telling the program of one is a system call.
+const BATCHES: u32 = 4;
+
+/// Tells the program how one queue of the trunk is being read. Dropped, it leaves the queue unthrottled.
+pub struct Throttle {
+    rounds: Array<MapData, u32>,
+    queue: u32,
+    round: u32,
+    /// Batches read since the last round began; nothing while the reader is not behind.
+    batches: Option<u32>,
+}
+
+impl Steering {
+    /// For the reader of a queue of the trunk, which is not throttled from now on.
+    pub fn throttle(&self, queue: u32) -> Result<Throttle, SteeringError> {
+        let path = self.pins.map(Layout::TRUNK_ROUNDS);
+        let map = MapData::from_pin(path).and_then(|data| Array::try_from(aya::maps::Map::Array(data)));
+        let rounds = map.map_err(|e| map_error(Layout::TRUNK_ROUNDS, "open".to_owned(), &e))?;
+        let mut throttle = Throttle { rounds, queue, round: FULL_AFTER, batches: None };
+        let set = throttle.rounds.set(queue, 0, 0);
+        set.map_err(|e| map_error(Layout::TRUNK_ROUNDS, format!("clear queue {queue}"), &e))?;
+        Ok(throttle)
+    }
+}
+
+impl Throttle {
+    /// After each batch that was read: so many descriptors wait in a ring that has room for so many.
+    pub fn read(&mut self, waiting: usize, room: usize) {
+        if waiting <= room / BEHIND {
+            if self.batches.take().is_some() {
+                self.tell(0);
+            }
+            return;
+        }
+        let batches = self.batches.map_or(BATCHES, |batches| batches + 1);
+        if batches == BATCHES {
+            self.round = self.round.wrapping_add(1).max(1);
+            self.tell(self.round);
+        }
+        self.batches = Some(batches % BATCHES);
+    }
+
+    fn tell(&mut self, round: u32) {
+        // The queue is there, it was written when this was made.
+        let told = self.rounds.set(self.queue, round, 0);
+        debug_assert!(told.is_ok(), "{told:?}");
+    }
+}
+
+impl fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { queue, round, batches, rounds: _ } = self;
+        f.debug_struct("Throttle")
+            .field("queue", queue)
+            .field("round", round)
+            .field("batches", batches)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.tell(0);
+    }
+}
