@@ -89,6 +89,9 @@ impl Kind {
     }
 }
 
+/// The title of the flood's rounds.
+const FLOOD: &str = "espalier, a flood of SYNs";
+
 /// A device under test that runs; ends when dropped.
 enum Device {
     Raw {
@@ -151,7 +154,13 @@ pub fn run(options: &Options) -> Result<Report> {
 /// The flood of SYNs alone, for the comparison of flows.
 pub(super) fn flood(report: &mut Report, rounds: usize) -> Result<()> {
     let pace = Pace { window: Duration::from_millis(800), step: Duration::ZERO };
-    let mut comparison = Comparison::new(true, pace)?;
+    let mut comparison = match Comparison::new(true, pace) {
+        Ok(comparison) => comparison,
+        Err(error) => {
+            report.failures.push(failure(FLOOD, &error));
+            return Ok(());
+        }
+    };
     (0..rounds).try_for_each(|round| comparison.flood(round, rounds))?;
     comparison.samples.rows(report);
     goals::flood(&comparison.samples, report);
@@ -161,6 +170,7 @@ pub(super) fn flood(report: &mut Report, rounds: usize) -> Result<()> {
 
 impl Comparison {
     fn new(needs_switch: bool, pace: Pace) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "this makes network namespaces: run it as root");
         let cores = std::thread::available_parallelism()?.get();
         ensure!(
             cores > site::SUBJECT_CORE,
@@ -179,9 +189,8 @@ impl Comparison {
     }
 
     fn flood(&mut self, round: usize, rounds: usize) -> Result<()> {
-        let title = "espalier, a flood of SYNs";
-        tell(&format!("round {} of {rounds}: {title}", round + 1));
-        self.attempt(title, |all| all.measure_flood(round))
+        tell(&format!("round {} of {rounds}: {FLOOD}", round + 1));
+        self.attempt(FLOOD, |all| all.measure_flood(round))
     }
 
     /// Measures something, unless it failed before.
@@ -191,8 +200,7 @@ impl Comparison {
         }
         let Err(error) = measure(self) else { return Ok(()) };
         ensure!(!self.tools.watch.stopped(), "interrupted");
-        tell(&format!("{subject}: {error:#}"));
-        self.failures.push(Failure { subject: subject.to_owned(), error: format!("{error:#}") });
+        self.failures.push(failure(subject, &error));
         Ok(())
     }
 
@@ -314,6 +322,12 @@ fn measure(samples: &mut Samples, round: usize, setup: &Setup, case: &Case, bed:
         samples.add(round, &format!("{label}/latency-p99"), subject, "us", latency.p99);
     }
     Ok(())
+}
+
+/// What could not be measured, told at once.
+fn failure(subject: &str, error: &anyhow::Error) -> Failure {
+    tell(&format!("{subject}: {error:#}"));
+    Failure { subject: subject.to_owned(), error: format!("{error:#}") }
 }
 
 #[expect(clippy::print_stderr, reason = "progress is for people who wait")]
