@@ -19,7 +19,6 @@ pub fn prefer_huge_pages<T>(memory: &Vec<T>) {
     let before = start.addr() % rustix::param::page_size();
     let start = start.wrapping_byte_sub(before).cast_mut();
     // SAFETY: the range is that of the pages that hold `memory`, which all are mapped; what they hold stays as it is.
-    let advised = unsafe { madvise(start, before + bytes, Advice::LinuxHugepage) };
-    // A kernel without huge pages refuses. The memory is as good, only slower.
-    let _refused = advised;
+    // A kernel without huge pages refuses; the memory is as good, only slower.
+    let _refused = unsafe { madvise(start, before + bytes, Advice::LinuxHugepage) };
 }

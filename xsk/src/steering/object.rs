@@ -78,7 +78,7 @@ const POD_PROGRAM: &str = "steer_pod";
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// What a pinned map must look like to be taken over.
-pub(super) struct Layout {
+struct Layout {
     name: &'static str,
     kind: MapType,
     key_size: u32,
@@ -88,8 +88,6 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) const TRUNK_ROUNDS: &'static str = "trunk_rounds";
-
     fn fits(&self, info: &MapInfo) -> bool {
         info.map_type().is_ok_and(|kind| kind == self.kind)
             && info.key_size() == self.key_size
@@ -115,7 +113,7 @@ fn layouts(max_pods: u32) -> [Layout; 9] {
         layout("local_addresses", MapType::Hash, (16, 4), 65536, BPF_F_NO_PREALLOC),
         layout("pods", MapType::Hash, (4, 4), max_pods, BPF_F_NO_PREALLOC),
         layout("trunk_sockets", MapType::XskMap, (4, 4), 256, 0),
-        layout(Layout::TRUNK_ROUNDS, MapType::Array, (4, 4), 256, 0),
+        layout("trunk_rounds", MapType::Array, (4, 4), 256, 0),
         layout("companies", MapType::Array, (4, 8), 256, 0),
         layout("allowances", MapType::Array, (4, 8), 64 * 4096, 0),
         layout("pod_sockets", MapType::XskMap, (4, 4), max_pods, 0),

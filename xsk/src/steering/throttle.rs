@@ -3,9 +3,8 @@
 
 use std::fmt;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, Map, MapData};
 
-use super::object::Layout;
 use super::tables::map_error;
 use super::{Steering, SteeringError};
 
@@ -29,13 +28,12 @@ pub struct Throttle {
 impl Steering {
     /// For the reader of a queue of the trunk, which is not throttled from now on.
     pub fn throttle(&self, queue: u32) -> Result<Throttle, SteeringError> {
-        let path = self.pins.map(Layout::TRUNK_ROUNDS);
-        let map = MapData::from_pin(path).and_then(|data| Array::try_from(aya::maps::Map::Array(data)));
-        let rounds = map.map_err(|e| map_error(Layout::TRUNK_ROUNDS, "open".to_owned(), &e))?;
-        let mut throttle = Throttle { rounds, queue, round: FULL_AFTER, batches: None };
-        let set = throttle.rounds.set(queue, 0, 0);
-        set.map_err(|e| map_error(Layout::TRUNK_ROUNDS, format!("clear queue {queue}"), &e))?;
-        Ok(throttle)
+        let pinned = MapData::from_pin(self.pins.map("trunk_rounds"));
+        let rounds = pinned.and_then(|data| Array::try_from(Map::Array(data)));
+        let mut rounds = rounds.map_err(|e| map_error("trunk_rounds", "open".to_owned(), &e))?;
+        let cleared = rounds.set(queue, 0, 0);
+        cleared.map_err(|e| map_error("trunk_rounds", format!("clear queue {queue}"), &e))?;
+        Ok(Throttle { rounds, queue, round: FULL_AFTER, batches: None })
     }
 }
 

@@ -1,8 +1,8 @@
 //! A flood of SYNs at one pod: what a stream to another keeps of its goodput.
 //!
-//! Called by `compare datapath` once a round. Both come over the trunk, made on the load's core, and are the one worker's.
-//! The flood is all that the load's core can send, more than the worker can take; the stream is a small part of what
-//! it could. What of the stream does not arrive was lost to the flood.
+//! Called by `compare datapath` and `compare flows` once a round. Both come over the trunk, made on the load's core, and
+//! are the one worker's. The flood is all that the load's core can send, more than the worker can take; the stream is a
+//! small part of what it could. What of the stream does not arrive was lost to the flood.
 
 use std::thread;
 use std::time::Duration;
