@@ -6,11 +6,12 @@
 mod af_xdp;
 mod live;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use af_xdp::AfXdp;
+use espalier_xsk::LiveMeter;
 pub use live::Live;
 
 use crate::error::PktgenError;
@@ -48,6 +49,8 @@ pub struct Sent {
 pub struct Watch {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    /// Runs of the kernel that are under way; what they have sent is not in `sent` yet.
+    live: Arc<Mutex<Vec<LiveMeter>>>,
 }
 
 /// One of the engines.
@@ -112,10 +115,29 @@ impl Watch {
     /// Frames sent so far, all runs together.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        let live = self.live();
+        // A run that cannot be asked ends with an error of its own.
+        let under_way = live.iter().filter_map(|run| run.progress().ok()).map(|progress| progress.frames);
+        self.sent.load(Ordering::Relaxed) + under_way.sum::<u64>()
     }
 
     pub(crate) fn add(&self, frames: u64) {
         self.sent.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    /// Counts what a run of the kernel sends while it is under way.
+    fn follow(&self, run: &LiveMeter) {
+        self.live().push(run.clone());
+    }
+
+    /// Ends that: the run has sent so many.
+    fn settle(&self, run: &LiveMeter, frames: u64) {
+        let mut live = self.live();
+        live.retain(|other| other != run);
+        self.add(frames);
+    }
+
+    fn live(&self) -> MutexGuard<'_, Vec<LiveMeter>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

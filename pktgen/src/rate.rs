@@ -10,7 +10,7 @@ use std::str::FromStr;
 pub const SLACK: u64 = 1_000_000;
 
 /// The binary point of [`Rate::interval`].
-const SHIFT: u32 = 16;
+pub(crate) const INTERVAL_SHIFT: u32 = 16;
 
 const NS_PER_S: f64 = 1e9;
 
@@ -42,7 +42,7 @@ impl Rate {
             Self::Packets(pps) => 1.0 / pps,
             Self::Bits(bps) => mean_bytes * 8.0 / bps,
         };
-        ((seconds * NS_PER_S * f64::from(1 << SHIFT)).round() as u64).max(1)
+        ((seconds * NS_PER_S * f64::from(1 << INTERVAL_SHIFT)).round() as u64).max(1)
     }
 }
 
@@ -58,11 +58,11 @@ impl Pacer {
         if self.interval == 0 {
             return most;
         }
-        let elapsed = now.saturating_sub(self.start) << SHIFT;
+        let elapsed = now.saturating_sub(self.start) << INTERVAL_SHIFT;
         if elapsed < self.due {
             return 0;
         }
-        self.due = self.due.max(elapsed.saturating_sub(SLACK << SHIFT));
+        self.due = self.due.max(elapsed.saturating_sub(SLACK << INTERVAL_SHIFT));
         let due = ((elapsed - self.due) / self.interval + 1).min(most as u64);
         self.due += due * self.interval;
         due as usize
@@ -71,8 +71,8 @@ impl Pacer {
     /// Nanoseconds from `now` until the next frame is due.
     #[must_use]
     pub fn until_due(&self, now: u64) -> u64 {
-        let elapsed = now.saturating_sub(self.start) << SHIFT;
-        self.due.saturating_sub(elapsed) >> SHIFT
+        let elapsed = now.saturating_sub(self.start) << INTERVAL_SHIFT;
+        self.due.saturating_sub(elapsed) >> INTERVAL_SHIFT
     }
 }
 
@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn intervals_follow_the_unit() {
-        assert_eq!(Rate::Packets(1e6).interval(60.0), 1000 << SHIFT);
-        assert_eq!(Rate::Bits(8e9).interval(1000.0), 1000 << SHIFT);
+        assert_eq!(Rate::Packets(1e6).interval(60.0), 1000 << INTERVAL_SHIFT);
+        assert_eq!(Rate::Bits(8e9).interval(1000.0), 1000 << INTERVAL_SHIFT);
         assert_eq!(Rate::Max.interval(60.0), 0);
     }
 

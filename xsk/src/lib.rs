@@ -22,7 +22,7 @@ pub use frame::{CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME_LEN, MAX_SEGMENTS, Packet
 pub use huge_pages::prefer_huge_pages;
 pub use intake::{Intake, TrafficError};
 pub use interface::{InterfaceError, InterfaceRef, interface};
-pub use live_frames::{LiveFrames, LiveOrder, LiveProgress, LiveTemplate};
+pub use live_frames::{LiveFrames, LiveMeter, LiveOrder, LiveProgress, LiveTemplate};
 pub use meta::{SteerFlags, SteerMeta};
 pub use pool::FramePool;
 pub use port::{Port, PortConfig, PortError, PortStatistics};

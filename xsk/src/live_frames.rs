@@ -3,6 +3,7 @@
 //! Promises that every frame leaves with its headers, sequence number and time written anew.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, MapData};
 use aya::programs::{TestRun, Xdp};
@@ -62,7 +63,14 @@ pub struct LiveFrames {
     context: Vec<u8>,
     templates: u64,
     ebpf: Ebpf,
-    control: Array<MapData, Control>,
+    meter: LiveMeter,
+}
+
+/// Tells how far a run got, on any thread and while it goes on. Clones tell of the same.
+#[derive(Clone)]
+pub struct LiveMeter {
+    interface: String,
+    control: Arc<Mutex<Array<MapData, Control>>>,
 }
 
 /// The words of `struct control`.
@@ -157,7 +165,8 @@ impl LiveFrames {
         let data = vec![0; longest.max(LiveTemplate::HEAD)];
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context = [0, data.len() as u32, 0, interface.index, 0, 0].map(u32::to_ne_bytes).concat();
-        Ok(Self { interface: interface.clone(), data, context, templates: u64::from(count), ebpf, control })
+        let meter = LiveMeter { interface: interface.name.clone(), control: Arc::new(Mutex::new(control)) };
+        Ok(Self { interface: interface.clone(), data, context, templates: u64::from(count), ebpf, meter })
     }
 
     /// Sets what the next calls of [`LiveFrames::run`] send; sequence numbers begin at 0 again.
@@ -170,11 +179,12 @@ impl LiveFrames {
         words[MARK] = u64::from(order.mark & 0x00ff_ffff);
         words[TEMPLATES] = self.templates;
         words[DEADLINE] = order.deadline;
-        self.control.set(0, words, 0).map_err(|error| self.refused(chain(&error)))
+        self.meter.control().set(0, words, 0).map_err(|error| self.refused(chain(&error)))
     }
 
     /// Runs the program up to `repeats` times on this CPU, `batch` frames between two flushes (1 to 256). A run that
-    /// finds nothing due counts as well. Every call costs a grace period of the kernel: use many repeats.
+    /// finds nothing due counts as well. Every call ends with a grace period of the kernel, some 20 ms in which nothing is
+    /// sent: use many repeats.
     ///
     /// The interface is looked up in the calling thread's network namespace.
     pub fn run(&mut self, repeats: u32, batch: u32) -> Result<(), TrafficError> {
@@ -201,9 +211,24 @@ impl LiveFrames {
         }
     }
 
+    /// Tells how far the order got.
+    #[must_use]
+    pub fn meter(&self) -> &LiveMeter {
+        &self.meter
+    }
+
+    fn refused(&self, reason: String) -> TrafficError {
+        TrafficError::Run { interface: self.interface.name.clone(), reason }
+    }
+}
+
+impl LiveMeter {
     /// How far the order got.
     pub fn progress(&self) -> Result<LiveProgress, TrafficError> {
-        let words = self.control.get(&0, 0).map_err(|error| self.refused(chain(&error)))?;
+        let words = self.control().get(&0, 0).map_err(|error| TrafficError::Run {
+            interface: self.interface.clone(),
+            reason: chain(&error),
+        })?;
         Ok(LiveProgress {
             frames: words[NEXT],
             bytes: words[BYTES],
@@ -212,8 +237,20 @@ impl LiveFrames {
         })
     }
 
-    fn refused(&self, reason: String) -> TrafficError {
-        TrafficError::Run { interface: self.interface.name.clone(), reason }
+    fn control(&self) -> MutexGuard<'_, Array<MapData, Control>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PartialEq for LiveMeter {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.control, &other.control)
+    }
+}
+
+impl fmt::Debug for LiveMeter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveMeter").field("interface", &self.interface).finish_non_exhaustive()
     }
 }
 

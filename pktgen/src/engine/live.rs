@@ -1,18 +1,23 @@
 //! The in-kernel engine: the kernel makes the frames from templates and sends them (espalier-xsk `LiveFrames`).
 //!
-//! Far cheaper a frame than a socket, and with no back-pressure: a driver that has no room drops. Every call of the
-//! kernel costs a grace period, so each asks for half a million turns; pacing happens inside, by turns that send nothing.
+//! Far cheaper a frame than a socket, and with no back-pressure: a driver that has no room drops. Pacing happens inside
+//! the kernel, by turns that send nothing. Every call of it ends with a grace period, a pause of some 20 ms and then a
+//! burst, so a call gets as many turns as an order takes: those that are left when time is up are short.
 
 use espalier_xsk::{InterfaceRef, LiveFrames, LiveOrder};
 
 use super::{Order, Sent, Watch};
 use crate::clock;
 use crate::error::PktgenError;
-use crate::rate::SLACK;
+use crate::rate::{INTERVAL_SHIFT, SLACK};
 use crate::traffic::Plan;
 
-/// Turns of one call.
-const REPEATS: u32 = 500_000;
+/// The most that one call is given turns for, in nanoseconds: a stop is obeyed between two.
+const LONGEST_CALL: u64 = 1_000_000_000;
+
+/// Nanoseconds of a turn that sends, and of one that waits: less than they take, so that the first call is not too short.
+const SENDING: u64 = 200;
+const WAITING: u64 = 80;
 
 /// Frames between two flushes: the ring of a veth has room for 256.
 const BATCH: u32 = 64;
@@ -42,6 +47,7 @@ impl Live {
         let frames = order.frames.unwrap_or(u64::MAX);
         let interval = order.rate.interval(self.mean_length);
         let before = self.left_the_interface();
+        let meter = self.frames.meter().clone();
         self.frames.order(&LiveOrder {
             mark: order.run.mark(),
             frames,
@@ -50,18 +56,17 @@ impl Live {
             start,
             deadline,
         })?;
-        let mut progress = self.frames.progress()?;
-        while progress.frames < frames && clock::now() < deadline && !watch.stopped() {
-            self.frames.run(REPEATS, BATCH)?;
-            let now = self.frames.progress()?;
-            watch.add(now.frames - progress.frames);
-            progress = now;
-            if progress.failed > 0 {
-                return Err(PktgenError::Usage(format!(
-                    "the kernel could not make a live frame for {}: use --engine af-xdp",
-                    self.interface.name
-                )));
-            }
+        watch.follow(&meter);
+        let run = self.run(frames, interval, deadline, watch);
+        let progress = meter.progress();
+        watch.settle(&meter, progress.as_ref().map_or(0, |progress| progress.frames));
+        run?;
+        let progress = progress?;
+        if progress.failed > 0 {
+            return Err(PktgenError::Usage(format!(
+                "the kernel could not make a live frame for {}: use --engine af-xdp",
+                self.interface.name
+            )));
         }
         if progress.frames > 0 && before.is_some() && before == self.left_the_interface() {
             return Err(PktgenError::NothingLeft {
@@ -77,6 +82,21 @@ impl Live {
         })
     }
 
+    /// Calls the kernel until the order is carried out, fails or is stopped.
+    fn run(&mut self, frames: u64, interval: u64, deadline: u64, watch: &Watch) -> Result<(), PktgenError> {
+        let mut turn = if interval == 0 { SENDING } else { WAITING };
+        loop {
+            let (now, progress) = (clock::now(), self.frames.meter().progress()?);
+            let left = frames.saturating_sub(progress.frames);
+            if left == 0 || progress.failed > 0 || now >= deadline || watch.stopped() {
+                return Ok(());
+            }
+            let turns = turns(deadline - now, left, interval, turn);
+            self.frames.run(turns, BATCH)?;
+            turn = ((clock::now() - now) / u64::from(turns)).max(1);
+        }
+    }
+
     /// Packets that left the interface so far, by its own counter.
     fn left_the_interface(&self) -> Option<u64> {
         let table = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
@@ -85,5 +105,50 @@ impl Live {
             (name.trim() == self.interface.name).then(|| numbers.split_whitespace().nth(9)?.parse().ok())?
         };
         table.lines().find_map(of)
+    }
+}
+
+/// Turns of one call when so much time and so many frames are left and a turn takes so long, all times in nanoseconds.
+fn turns(time: u64, frames: u64, interval: u64, turn: u64) -> u32 {
+    let due = match interval {
+        0 => frames.saturating_mul(turn),
+        _ => frames.saturating_mul(interval) >> INTERVAL_SHIFT,
+    };
+    let call = time.min(due).min(LONGEST_CALL) + LEAD;
+    u32::try_from(call / turn).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rate::Rate;
+
+    const FOREVER: u64 = u64::MAX / 2;
+
+    /// Each call ends with a pause: an order of less than a second is one call, if no turn is shorter than assumed.
+    #[test]
+    fn a_short_order_is_one_call() {
+        for rate in [Rate::Max, Rate::Packets(1e3), Rate::Packets(4e5), Rate::Bits(1e9)] {
+            let interval = rate.interval(64.0);
+            let turn = if interval == 0 { SENDING } else { WAITING };
+            for time in [1, 200, 999].map(|ms| Duration::from_millis(ms).as_nanos() as u64) {
+                let turns = u64::from(turns(time, u64::MAX, interval, turn));
+                assert!(turns * turn + turn > time + LEAD, "{rate:?}, {time} ns: {turns}");
+            }
+            let frames = 100;
+            let turns = u64::from(turns(FOREVER, frames, interval, turn));
+            let time = if interval == 0 { frames * turn } else { (frames * interval) >> INTERVAL_SHIFT };
+            assert!(turns >= frames && turns * turn + turn > time + LEAD, "{rate:?}: {turns}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_no_longer_than_a_stop_may_wait() {
+        for (turn, interval) in [(SENDING, 0), (WAITING, 1 << INTERVAL_SHIFT), (1, 0), (u64::MAX, 0)] {
+            let turns = u64::from(turns(FOREVER, FOREVER, interval, turn));
+            assert!(turns >= 1 && (turns == 1 || turns * turn <= LONGEST_CALL + LEAD), "{turn}: {turns}");
+        }
     }
 }

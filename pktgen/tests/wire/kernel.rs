@@ -1,8 +1,14 @@
 //! The kernel's own stack as the receiver: it verifies every checksum, and counts what it takes.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use espalier_lab::netns::NetNs;
+use espalier_pktgen::engine::{Engine, Live, Order, Watch};
+use espalier_pktgen::frame::Protocol;
+use espalier_pktgen::rate::Rate;
+use espalier_pktgen::stamp::Run;
+use espalier_pktgen::traffic::Traffic;
 
 use crate::site::{Site, until};
 
@@ -69,4 +75,46 @@ fn counters(namespace: &NetNs) -> HashMap<String, u64> {
         all.insert(name.to_owned(), value.trim().parse().unwrap());
     }
     all
+}
+
+/// One call of the kernel may take a second; the terminal's line does not wait for it.
+#[test]
+fn what_the_kernel_sends_is_told_while_it_sends() {
+    let site = Site::new(1500);
+    site.blue.offload("eth0", "gro on").unwrap();
+    let traffic = Traffic {
+        source_mac: [2, 0, 0, 0, 0, 1],
+        destination_mac: [2, 0, 0, 0, 0, 2],
+        vlans: Vec::new(),
+        sources: vec!["10.1.1.0/26".parse().unwrap()],
+        destinations: vec!["10.1.0.1".parse().unwrap()],
+        source_ports: "1024".parse().unwrap(),
+        destination_ports: "9".parse().unwrap(),
+        protocols: vec![(Protocol::Udp, 1)],
+        tcp_syn: false,
+        v6_percent: 0,
+        sizes: "64".parse().unwrap(),
+        flows: 10,
+        seed: 1,
+    };
+    let (watch, rate) = (Watch::default(), Rate::Packets(10_000.0));
+    let order = Order { run: Run(1), frames: Some(5000), duration: None, rate };
+    let (mut told, mut sent) = (Vec::new(), 0);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let send = || {
+                let plan = traffic.plan().unwrap();
+                let live = Live::new(espalier_xsk::interface("eth0").unwrap(), &plan).unwrap();
+                Engine::Live(Box::new(live)).send(&order, &watch).unwrap()
+            };
+            site.red.run(send).unwrap()
+        });
+        while !sender.is_finished() {
+            told.push(watch.sent());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        sent = sender.join().unwrap().frames;
+    });
+    assert_eq!((sent, watch.sent()), (5000, 5000));
+    assert!(told.is_sorted() && told.iter().any(|frames| (1..5000).contains(frames)), "{told:?}");
 }

@@ -82,10 +82,10 @@ fn live_frames_leave_in_turn_with_headers_and_stamps_of_their_own() {
     for round in 0..5 {
         live.order(&LiveOrder { mark: MARK + round, ..order(200) }).unwrap();
         live.run(150, 32).unwrap();
-        let half = live.progress().unwrap();
+        let half = live.meter().progress().unwrap();
         assert_eq!((half.frames, half.failed), (150, 0));
         live.run(10_000, 64).unwrap();
-        let whole = live.progress().unwrap();
+        let whole = live.meter().progress().unwrap();
         assert_eq!((whole.frames, whole.bytes), (200, 67 * 60 + 67 * 1400 + 66 * 90));
         let (mut seen, mut last) = (0, 0);
         until("every frame at the far end", || {
@@ -122,9 +122,9 @@ fn live_frames_keep_their_interval_and_their_deadline() {
     live.order(&paced).unwrap();
     until("twenty frames a millisecond apart", || {
         live.run(100_000, 64).unwrap();
-        live.progress().unwrap().frames == 20
+        live.meter().progress().unwrap().frames == 20
     });
-    let last = live.progress().unwrap().last;
+    let last = live.meter().progress().unwrap().last;
     assert!(last >= paced.start + 19 * millisecond, "{} ns", last - paced.start);
     let start = now();
     live.order(&LiveOrder { start, deadline: start + 5 * millisecond, ..paced }).unwrap();
@@ -132,8 +132,8 @@ fn live_frames_keep_their_interval_and_their_deadline() {
         live.run(10_000, 64).unwrap();
         now() > start + 5 * millisecond
     });
-    assert!(live.progress().unwrap().frames <= 5);
-    let total = 20 + live.progress().unwrap().frames;
+    assert!(live.meter().progress().unwrap().frames <= 5);
+    let total = 20 + live.meter().progress().unwrap().frames;
     let mut numbers = Vec::new();
     until("what was sent at the far end", || {
         numbers.extend(std::iter::from_fn(|| far.receive()).map(|frame| stamp(&frame).2));
@@ -155,5 +155,5 @@ fn templates_that_cannot_be_sent_are_refused() {
     let mut longest = LiveFrames::load(&interface, &[template(1, LiveTemplate::MAX_LENGTH, 0)]).unwrap();
     longest.order(&order(1)).unwrap();
     longest.run(1, 1).unwrap();
-    assert_eq!(longest.progress().unwrap().frames, 1);
+    assert_eq!(longest.meter().progress().unwrap().frames, 1);
 }
