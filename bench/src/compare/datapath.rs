@@ -22,6 +22,7 @@ mod espalier;
 mod fastpath;
 mod flood;
 mod goals;
+mod huge_pages;
 mod kernel;
 mod load;
 mod napi;

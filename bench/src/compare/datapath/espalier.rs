@@ -14,6 +14,7 @@ use espalier_lab::control::Control;
 use ipnet::Ipv4Net;
 use tempfile::TempDir;
 
+use super::huge_pages::{self, HugePages};
 use super::rules::Rules;
 use super::site::{A, B, GATEWAY_MAC, PodSpec, SUBJECT_CORE, Site, TRUNK, mac_text};
 use super::trial::{Account, Bed, Offer};
@@ -31,11 +32,13 @@ pub(super) struct Switch {
     snapshot: Snapshot,
     pins: PathBuf,
     _folder: TempDir,
+    _pages: HugePages,
 }
 
 impl Switch {
     /// Starts it with so many rules in each direction.
     pub(super) fn start(program: &Path, site: &Site, rules: &Rules) -> Result<Self> {
+        let pages = HugePages::reserve(huge_pages::FOR_FRAMES)?;
         let folder = TempDir::new()?;
         let (socket, file, log) =
             (folder.path().join("sock"), folder.path().join("node.json"), folder.path().join("log"));
@@ -60,7 +63,8 @@ impl Switch {
         // A Ctrl-C is for this program, which then ends it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).process_group(0);
         let child = site.node.spawn(&mut command)?;
-        let mut switch = Self { child, control: Control::new(socket), snapshot, pins, _folder: folder };
+        let mut switch =
+            Self { child, control: Control::new(socket), snapshot, pins, _folder: folder, _pages: pages };
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = switch.child.try_wait()? {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use super::huge_pages::HugePages;
 use super::rules::Rules;
 use super::site::{A, B, GATEWAY_MAC, LOAD_CORE, SUBJECT_CORE, Site, TRUNK, mac_text};
 
@@ -24,7 +25,6 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const MEMORY: u32 = 512;
 /// Two megabytes each, and some for whoever else takes those that are there.
 const PAGES: u32 = MEMORY / 2 + 128;
-const PAGES_SETTING: &str = "/proc/sys/vm/nr_hugepages";
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Numbers of the ports in OpenFlow.
@@ -38,11 +38,6 @@ pub(super) struct OpenVSwitch {
     _pages: HugePages,
 }
 
-/// Huge pages beyond those the machine had.
-struct HugePages {
-    before: u32,
-}
-
 impl OpenVSwitch {
     /// Starts it with so many rules in each direction.
     pub(super) fn start(site: &Site, rules: &Rules) -> Result<Self> {
@@ -50,7 +45,8 @@ impl OpenVSwitch {
             Path::new(DAEMON).is_file(),
             "{DAEMON} is missing: install openvswitch-switch-dpdk (ci/bench does)"
         );
-        let mut ovs = Self { daemons: Vec::new(), folder: TempDir::new()?, _pages: HugePages::reserve()? };
+        let mut ovs =
+            Self { daemons: Vec::new(), folder: TempDir::new()?, _pages: HugePages::reserve(PAGES)? };
         let database = ovs.path("conf.db");
         ovs.run(Command::new("ovsdb-tool").arg("create").arg(&database).arg(SCHEMA))?;
         let mut server = Command::new("ovsdb-server");
@@ -178,25 +174,6 @@ impl Drop for OpenVSwitch {
 /// Without the limit DPDK would take further pages for its packets, in pieces that AF_XDP cannot take as one UMEM.
 fn dpdk_options() -> String {
     format!("--no-pci --in-memory --no-telemetry -m {MEMORY} --socket-limit {MEMORY}")
-}
-
-impl HugePages {
-    fn reserve() -> Result<Self> {
-        let read = || -> Result<u32> { Ok(fs::read_to_string(PAGES_SETTING)?.trim().parse()?) };
-        let before = read()?;
-        let pages = Self { before };
-        fs::write(PAGES_SETTING, (before + PAGES).to_string())?;
-        let now = read()?;
-        ensure!(now == before + PAGES, "the machine has {now} huge pages, {} are needed", before + PAGES);
-        Ok(pages)
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        // Nobody is left to be told.
-        let _ = fs::write(PAGES_SETTING, self.before.to_string());
-    }
 }
 
 /// Table 0 pops the tag and asks conntrack, 1 lets established flows through, 2 and 3 hold the rules for what leaves and

@@ -16,6 +16,7 @@ use espalier_xsk::{
     FramePool, Hugepages, Packet, Port, PortConfig, Steering, SteeringConfig, Umem, UmemConfig, XdpMode,
 };
 
+use super::huge_pages::{self, HugePages};
 use super::site::{A, B, SUBJECT_CORE, Site, TRUNK};
 
 /// What can be varied to look for the best forwarder.
@@ -39,6 +40,7 @@ pub(super) struct Forwarder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
     pins: PathBuf,
+    _pages: HugePages,
 }
 
 /// The ports, in the order of [`TARGETS`].
@@ -58,6 +60,7 @@ const B_PORT: usize = 2;
 impl Forwarder {
     /// Starts forwarding between the trunk and the pods of the site.
     pub(super) fn start(site: &Site, tuning: Tuning) -> Result<Self> {
+        let pages = HugePages::reserve(huge_pages::FOR_FRAMES)?;
         let stop = Arc::new(AtomicBool::new(false));
         let pins = PathBuf::from(format!("/sys/fs/bpf/espalier-{}", site.node.name()));
         let (ready, started) = channel();
@@ -67,7 +70,7 @@ impl Forwarder {
         };
         let thread = std::thread::Builder::new().name("raw".to_owned()).spawn(work)?;
         let begun = started.recv().is_ok();
-        let mut forwarder = Self { stop, thread: Some(thread), pins };
+        let mut forwarder = Self { stop, thread: Some(thread), pins, _pages: pages };
         if begun {
             Ok(forwarder)
         } else {

@@ -102,9 +102,10 @@ impl<'a> Bed<'a> {
                 let run = bed.begin(sink, false)?;
                 let before = cpu::busy()?;
                 let sent = load.send(run, Rate::Max, None, bed.tools.pace.window)?;
+                let busy = cpu::busy()? - before;
                 let arrived = sink.settled(sent.frames)?.frames as f64;
                 ensure!(arrived > 0.0, "no frame arrived in {:?}", bed.tools.pace.window);
-                let cpu = (cpu::busy()? - before) / arrived;
+                let cpu = busy / arrived;
                 Ok(Throughput { pps: arrived / sent.seconds(), offered: sent.pps(), cpu })
             })
         })
