@@ -30,6 +30,9 @@ impl FramePool {
     #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
         let index = self.pop(Owner::Worker)?;
+        let chunks = self.umem.chunks();
+        // SAFETY: the chunk was free and is now this caller's, and a home descriptor lies inside its chunk.
+        unsafe { chunks.set_current(index, chunks.home(index)) };
         // SAFETY: the chunk was free, so no token of it exists and the kernel does not have it; an empty frame at
         // the headroom lies inside the chunk.
         Some(unsafe { Frame::new(index, self.umem.tag(), HEADROOM as u16, 0) })
@@ -106,17 +109,14 @@ impl FramePool {
         Self { umem, free, depot: None, most: usize::MAX }
     }
 
-    /// Takes a free chunk out for `owner`, its descriptor set to a fresh frame's.
+    /// Takes a free chunk out for `owner`. Its descriptor is the one that it was given back with.
     #[inline]
     pub(crate) fn pop(&mut self, owner: Owner) -> Option<u32> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => self.take_magazine()?,
         };
-        let chunks = self.umem.chunks();
-        // SAFETY: a free chunk is held by its pool, and a home descriptor lies inside its chunk.
-        unsafe { chunks.set_current(index, chunks.home(index)) };
-        chunks.set_owner(index, owner);
+        self.umem.chunks().set_owner(index, owner);
         Some(index)
     }
 

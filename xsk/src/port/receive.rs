@@ -73,7 +73,9 @@ impl Port {
                     None => return at,
                 },
             };
-            self.scratch[at] = self.umem.chunks().home(index);
+            // Any place in the chunk stands for all of it (linux net/xdp/xsk_buff_pool.c, `xp_check_aligned`).
+            // SAFETY: the chunk is this port's.
+            self.scratch[at] = unsafe { self.umem.chunks().current(index) };
         }
         want
     }
