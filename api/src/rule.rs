@@ -30,6 +30,7 @@ impl Direction {
     }
 
     /// The other one.
+    #[inline]
     pub fn opposite(self) -> Self {
         match self {
             Self::Ingress => Self::Egress,

@@ -23,7 +23,7 @@ pub fn of(bytes: &[u8]) -> u16 {
 ///
 /// A complete checksum equals that value once in 65536 packets; completing it again then yields the same value for an
 /// intact packet, because the payload sums to what makes it so.
-#[inline]
+#[inline(always)]
 pub fn partial(packet: &Packet, head: &[u8]) -> Option<usize> {
     let field = match (packet.protocol, packet.fragment()) {
         (protocol::TCP, Fragment::None) => usize::from(packet.l4) + 16,
@@ -56,7 +56,7 @@ pub fn complete<'a>(packet: &Packet, segments: impl Iterator<Item = &'a [u8]>) -
     }
 }
 
-#[inline]
+#[inline(always)]
 fn pseudo(packet: &Packet) -> u64 {
     // Every word is a sum of 16-bit words times powers of 2^16, which is 1 modulo 2^16 - 1; halves keep the sum in range.
     let halves = |word: u64| (word >> 32) + (word & 0xffff_ffff);
@@ -81,12 +81,13 @@ fn sum(bytes: &[u8]) -> u64 {
     words.iter().map(|bytes| word(*bytes)).sum::<u64>() + word(last)
 }
 
-#[inline]
-fn fold(mut total: u64) -> u16 {
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
-    }
-    total as u16
+/// The sum of the 16-bit words of a sum. Once more than that changes nothing, so it takes no loop.
+#[inline(always)]
+fn fold(total: u64) -> u16 {
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff) + (total >> 16);
+    let total = (total & 0xffff) + (total >> 16);
+    ((total & 0xffff) + (total >> 16)) as u16
 }
 
 #[cfg(test)]

@@ -79,9 +79,15 @@ impl Track {
     }
 
     /// Packets by `Direction as usize`.
-    #[inline]
     pub(super) fn packets(&self) -> [u64; 2] {
-        [0, 1].map(|side| u64::from(self.packets_high[side]) << 32 | u64::from(self.packets[side]))
+        [Direction::Ingress, Direction::Egress].map(|direction| self.packets_of(direction))
+    }
+
+    /// Packets of one direction.
+    #[inline(always)]
+    pub(super) fn packets_of(&self, direction: Direction) -> u64 {
+        let side = direction as usize;
+        u64::from(self.packets_high[side]) << 32 | u64::from(self.packets[side])
     }
 
     /// Bytes by `Direction as usize`.

@@ -468,7 +468,7 @@ impl Track {
     /// Whether it is UDP that a packet of this direction does not make a stream, for want of answers to it.
     #[inline(always)]
     fn is_one_way(&self, state: FlowState, direction: Direction) -> bool {
-        state == FlowState::Udp && self.packets()[direction.opposite() as usize] < ANSWERED
+        state == FlowState::Udp && self.packets_of(direction.opposite()) < ANSWERED
     }
 
     /// See [`FlowTable::needs_judgement`].

@@ -51,9 +51,15 @@ pub(super) fn to_trunk<'a>(
 }
 
 /// Fills in the checksum that the pod left to its NIC, if it did.
-#[inline]
+#[inline(always)]
 pub(crate) fn complete_checksum<M: Memory>(memory: &M, parsed: &Packet, packet: &mut M::Packet) {
-    let Some(field) = checksum::partial(parsed, memory.head(packet)) else { return };
+    if let Some(field) = checksum::partial(parsed, memory.head(packet)) {
+        fill_in_checksum(memory, parsed, packet, field);
+    }
+}
+
+/// The checksum over all segments, into its field in the head.
+fn fill_in_checksum<M: Memory>(memory: &M, parsed: &Packet, packet: &mut M::Packet, field: usize) {
     let sum = checksum::complete(parsed, memory.segments(packet)).to_be_bytes();
     let head = memory.head_mut(packet);
     debug_assert!(array::<2>(head, field).is_some(), "`partial` read the field");
