@@ -58,7 +58,6 @@ pub struct LiveProgress {
 
 /// The loaded program with its templates, for one interface.
 pub struct LiveFrames {
-    interface: InterfaceRef,
     data: Vec<u8>,
     context: Vec<u8>,
     templates: u64,
@@ -166,7 +165,7 @@ impl LiveFrames {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context = [0, data.len() as u32, 0, interface.index, 0, 0].map(u32::to_ne_bytes).concat();
         let meter = LiveMeter { interface: interface.name.clone(), control: Arc::new(Mutex::new(control)) };
-        Ok(Self { interface: interface.clone(), data, context, templates: u64::from(count), ebpf, meter })
+        Ok(Self { data, context, templates: u64::from(count), ebpf, meter })
     }
 
     /// Sets what the next calls of [`LiveFrames::run`] send; sequence numbers begin at 0 again.
@@ -179,7 +178,7 @@ impl LiveFrames {
         words[MARK] = u64::from(order.mark & 0x00ff_ffff);
         words[TEMPLATES] = self.templates;
         words[DEADLINE] = order.deadline;
-        self.meter.control().set(0, words, 0).map_err(|error| self.refused(chain(&error)))
+        self.meter.control().set(0, words, 0).map_err(|error| self.meter.refused(chain(&error)))
     }
 
     /// Runs the program up to `repeats` times on this CPU, `batch` frames between two flushes (1 to 256). A run that
@@ -192,7 +191,7 @@ impl LiveFrames {
             .ebpf
             .program("emit")
             .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| self.refused("the program is gone".to_owned()))?;
+            .ok_or_else(|| self.meter.refused("the program is gone".to_owned()))?;
         let run = program.test_run(TestRunOptions {
             data_in: Some(&self.data),
             ctx_in: Some(&self.context),
@@ -204,7 +203,7 @@ impl LiveFrames {
             Ok(_) => Ok(()),
             // A signal ends the run early; the caller looks at its own flag and at the progress.
             Err(error) if is_interrupt(&error) => Ok(()),
-            Err(error) => Err(self.refused(format!(
+            Err(error) => Err(self.meter.refused(format!(
                 "{}; it needs Linux 5.18, a driver that sends XDP frames, and the interface in this network namespace",
                 chain(&error)
             ))),
@@ -216,25 +215,22 @@ impl LiveFrames {
     pub fn meter(&self) -> &LiveMeter {
         &self.meter
     }
-
-    fn refused(&self, reason: String) -> TrafficError {
-        TrafficError::Run { interface: self.interface.name.clone(), reason }
-    }
 }
 
 impl LiveMeter {
     /// How far the order got.
     pub fn progress(&self) -> Result<LiveProgress, TrafficError> {
-        let words = self.control().get(&0, 0).map_err(|error| TrafficError::Run {
-            interface: self.interface.clone(),
-            reason: chain(&error),
-        })?;
+        let words = self.control().get(&0, 0).map_err(|error| self.refused(chain(&error)))?;
         Ok(LiveProgress {
             frames: words[NEXT],
             bytes: words[BYTES],
             failed: words[FAILED],
             last: words[LAST],
         })
+    }
+
+    fn refused(&self, reason: String) -> TrafficError {
+        TrafficError::Run { interface: self.interface.clone(), reason }
     }
 
     fn control(&self) -> MutexGuard<'_, Array<MapData, Control>> {
@@ -257,7 +253,7 @@ impl fmt::Debug for LiveMeter {
 impl fmt::Debug for LiveFrames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveFrames")
-            .field("interface", &self.interface)
+            .field("interface", &self.meter.interface)
             .field("templates", &self.templates)
             .finish_non_exhaustive()
     }

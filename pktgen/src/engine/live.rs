@@ -43,21 +43,19 @@ impl Live {
     pub(super) fn send(&mut self, order: &Order, watch: &Watch) -> Result<Sent, PktgenError> {
         let start = clock::now() + LEAD;
         let length = order.duration.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-        let deadline = start.saturating_add(length);
-        let frames = order.frames.unwrap_or(u64::MAX);
-        let interval = order.rate.interval(self.mean_length);
         let before = self.left_the_interface();
         let meter = self.frames.meter().clone();
-        self.frames.order(&LiveOrder {
+        let live = LiveOrder {
             mark: order.run.mark(),
-            frames,
-            interval,
+            frames: order.frames.unwrap_or(u64::MAX),
+            interval: order.rate.interval(self.mean_length),
             slack: SLACK,
             start,
-            deadline,
-        })?;
+            deadline: start.saturating_add(length),
+        };
+        self.frames.order(&live)?;
         watch.follow(&meter);
-        let run = self.run(frames, interval, deadline, watch);
+        let run = self.run(&live, watch);
         let progress = meter.progress();
         watch.settle(&meter, progress.as_ref().map_or(0, |progress| progress.frames));
         run?;
@@ -83,7 +81,8 @@ impl Live {
     }
 
     /// Calls the kernel until the order is carried out, fails or is stopped.
-    fn run(&mut self, frames: u64, interval: u64, deadline: u64, watch: &Watch) -> Result<(), PktgenError> {
+    fn run(&mut self, order: &LiveOrder, watch: &Watch) -> Result<(), PktgenError> {
+        let LiveOrder { frames, interval, deadline, .. } = *order;
         let mut turn = if interval == 0 { SENDING } else { WAITING };
         loop {
             let (now, progress) = (clock::now(), self.frames.meter().progress()?);
