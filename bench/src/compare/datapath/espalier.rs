@@ -56,7 +56,7 @@ impl Switch {
             "--flow-state",
             "none",
         ]);
-        command.args(["--xdp-mode", "native", "--log", "warn"]);
+        command.args(["--hugepages", "on", "--xdp-mode", "native", "--log", "warn"]);
         for (flag, path) in [("--socket", &socket), ("--snapshot", &file), ("--pin-dir", &pins)] {
             command.arg(flag).arg(path);
         }

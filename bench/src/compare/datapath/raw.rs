@@ -108,7 +108,7 @@ impl Engine {
     fn open(tuning: Tuning, pins: &Path) -> Result<Self> {
         let (umem, mut pool) = Umem::new(&UmemConfig {
             frames: tuning.frames,
-            hugepages: Hugepages::Auto,
+            hugepages: Hugepages::On,
             fill_ring: tuning.ring,
             completion_ring: tuning.ring,
         })?;
