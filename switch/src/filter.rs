@@ -9,7 +9,7 @@ use espalier_api::filter::{Filter, Headers, Subject};
 use crate::counters::Blame;
 use crate::flow::{FlowRecord, PodSlot, Selector};
 use crate::observe::{End, Seen};
-use crate::packet::{ETHERTYPE_VLAN, VLAN_TAG};
+use crate::packet::{self, VLAN_TAG};
 use crate::reason::DropReason;
 use crate::step::{From, Handed, Outcome};
 use crate::worker::RuleSpan;
@@ -89,7 +89,7 @@ pub fn own_tag(from: Option<From>, bytes: &[u8]) -> usize {
     let written = match from {
         Some(From::Pod { tagged, .. }) => tagged,
         // On its way out: with a tag of its sender's it would not have come so far.
-        None => bytes.get(12..14) == Some(&ETHERTYPE_VLAN.to_be_bytes()),
+        None => packet::is_tagged(bytes),
         Some(From::Trunk { .. } | From::Peer(_)) => false,
     };
     if written { VLAN_TAG } else { 0 }

@@ -168,6 +168,12 @@ impl Packet {
     }
 }
 
+/// Whether a tag follows the MAC addresses. The first tag of a frame that a pod sent is the steering program's.
+#[inline]
+pub fn is_tagged(frame: &[u8]) -> bool {
+    array(frame, TAG_AT) == Some(ETHERTYPE_VLAN.to_be_bytes())
+}
+
 /// Writes a tag into a frame, as the steering program does; a frame without a whole Ethernet header stays as it is.
 pub(crate) fn put_tag(frame: &mut Vec<u8>, vlan: u16) {
     if frame.len() >= ETHERNET_HEADER {

@@ -183,11 +183,11 @@ impl Worker {
         if count > 0 {
             self.batches += 1;
             // Another core wrote them: their headers are asked for together, instead of waiting for each in turn.
-            received.iter().for_each(|packet| self.umem.prefetch(packet.head()));
+            received.iter().for_each(|packet| place.prefetch(&self.umem, packet));
             if place.slot().is_none() && !self.rings.from.is_empty() {
                 self.sort_out(place, &mut received);
             }
-            self.step(&mut received, |meta| place.from(meta), now);
+            self.step(&mut received, |umem, packet| place.from(umem, packet), now);
         }
         self.received = received;
         self.refill(place, count);
@@ -195,10 +195,10 @@ impl Worker {
     }
 
     /// Takes packets through the step, and carries out what it decides.
-    fn step(&mut self, packets: &mut Vec<Packet>, from: impl Fn(espalier_xsk::SteerMeta) -> From, now: Now) {
+    fn step(&mut self, packets: &mut Vec<Packet>, from: impl Fn(&Umem, &Packet) -> From, now: Now) {
         let timed = Pace::begin(self.batches, packets.len());
         let (shard, decided) = (&mut self.shard, &mut self.decided);
-        let from = |packet: &Packet| from(self.umem.steer_meta(packet.head()));
+        let from = |packet: &Packet| from(&self.umem, packet);
         match &self.tables {
             Some(tables) => step::step(&self.umem, shard, tables, now, from, packets, decided),
             None => step::without_tables(&self.umem, shard, from, packets, decided),

@@ -68,8 +68,7 @@ struct steer_meta {
 	__u16 flags;
 };
 #define META_POPPED 1 // trunk: the branch's tag was removed, tci is what it held
-#define META_PUSHED 2 // pod: the branch's tag was written into the frame
-#define META_POD 4    // the frame came from a pod; tci is its branch's VLAN whether pushed or not
+#define META_POD 2    // the frame came from a pod; tci is its branch's VLAN, whether the frame has its tag or not
 
 struct pod {
 	__u16 slot;
@@ -260,12 +259,15 @@ inline_always int is_local(const struct address *address)
 }
 
 // Whether the switch wants the pod's frame without a tag: what it answers itself, what stays on the node, and
-// what it will refuse (a tag of the pod's own, a header cut short), which must not look like ours.
+// what it will refuse. A tag of the pod's own gets ours before it, so that the first tag of a pod's frame is always
+// ours: the switch tells by the frame, and refuses the second.
 inline_always int stays_untagged(void *data, void *end)
 {
 	struct ethhdr *eth = data;
 	struct address destination = {};
 
+	if (eth->h_proto == htons(ETH_P_8021Q))
+		return 0;
 	if (eth->h_dest[0] & 1)
 		return 1;
 	if (eth->h_proto == htons(ETH_P_IP)) {
@@ -354,7 +356,7 @@ int steer_pod(struct xdp_md *ctx)
 		if (push_tag(ctx, &macs, pod->vlan))
 			return leave(POD_PUSH_FAILED_DROP, XDP_DROP);
 	}
-	if (write_meta(ctx, pod->vlan, untagged ? META_POD : META_POD | META_PUSHED))
+	if (write_meta(ctx, pod->vlan, META_POD))
 		return leave(POD_METADATA_DROP, XDP_DROP);
 	if (bpf_redirect_map(&pod_sockets, pod->slot, XDP_DROP) != XDP_REDIRECT)
 		return leave(POD_NO_SOCKET_DROP, XDP_DROP);

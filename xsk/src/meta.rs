@@ -43,12 +43,10 @@ impl SteerMeta {
 impl SteerFlags {
     /// From the trunk: the branch's tag was removed from the frame, `tci` is what it held.
     pub const POPPED: Self = Self(1);
-    /// From a pod: the branch's tag was written into the frame.
-    pub const PUSHED: Self = Self(2);
-    /// From a pod; `tci` is its branch VLAN whether or not the tag was written.
-    pub const POD: Self = Self(4);
+    /// From a pod; `tci` is its branch VLAN, whether or not the tag was written into the frame.
+    pub const POD: Self = Self(2);
 
-    const KNOWN: u16 = Self::POPPED.0 | Self::PUSHED.0 | Self::POD.0;
+    const KNOWN: u16 = Self::POPPED.0 | Self::POD.0;
 
     /// The marks in `bits`; unknown bits are dropped.
     #[must_use]
@@ -90,11 +88,11 @@ mod tests {
     #[test]
     fn reads_host_order_and_drops_unknown_bits() {
         let [tci_a, tci_b] = 0xe07b_u16.to_ne_bytes();
-        let [flags_a, flags_b] = 0xff06_u16.to_ne_bytes();
+        let [flags_a, flags_b] = 0xff02_u16.to_ne_bytes();
         let meta = SteerMeta::from_bytes([tci_a, tci_b, flags_a, flags_b]);
         assert_eq!(meta.tci, 0xe07b);
         assert_eq!(meta.vlan(), 0x07b);
-        assert_eq!(meta.flags, SteerFlags::PUSHED | SteerFlags::POD);
+        assert_eq!(meta.flags, SteerFlags::POD);
         assert!(meta.flags.contains(SteerFlags::POD));
         assert!(!meta.flags.contains(SteerFlags::POPPED));
         assert!(SteerFlags::from_bits(0xff00).is_empty());

@@ -252,19 +252,24 @@ impl Umem {
         SteerMeta::from_bytes(bytes)
     }
 
-    /// Has what the steering program wrote before this frame, and its headers, on their way to the caller's cache. They
-    /// share a line, or the headers have the next one, as frames begin within four bytes of a line's start.
+    /// Has the frame's headers on their way to the caller's cache: the line that it begins in.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
-        let start = self.data_start(frame);
-        prefetch_at(start.wrapping_sub(SteerMeta::LEN));
-        prefetch_at(start.wrapping_add(SteerMeta::LEN));
+        prefetch_at(self.data_start(frame));
+    }
+
+    /// The same, and of what the steering program wrote before the frame. A received frame begins with a line, so that
+    /// this lies in another.
+    #[inline]
+    pub fn prefetch_with_meta(&self, frame: &Frame) {
+        prefetch_at(self.data_start(frame).wrapping_sub(SteerMeta::LEN));
+        self.prefetch(frame);
     }
 
     /// The same of a frame that another thread handed over, and its entry in the chunk table, which that one wrote last.
     #[inline]
     pub fn prefetch_handed(&self, frame: &Frame) {
-        self.prefetch(frame);
+        self.prefetch_with_meta(frame);
         self.shared.chunks.prefetch(frame.index());
     }
 

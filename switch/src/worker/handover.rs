@@ -109,8 +109,7 @@ impl Worker {
         let Some(tables) = self.tables.take() else { return };
         let mut own = std::mem::take(&mut self.own);
         for packet in received.drain(..) {
-            let meta = self.umem.steer_meta(packet.head());
-            let slot = match place.from(meta) {
+            let slot = match place.from(&self.umem, &packet) {
                 From::Trunk { vlan } => tables.slot_of_vlan(vlan),
                 From::Pod { .. } | From::Peer(_) => None,
             };
@@ -201,7 +200,7 @@ impl Worker {
         let Some(tables) = self.tables.take() else { return };
         let mut own = std::mem::take(&mut self.own);
         for packet in packets.drain(..) {
-            let slot = match port::handed(self.umem.steer_meta(packet.head())) {
+            let slot = match port::handed(&self.umem, &packet) {
                 From::Peer(Handed::Trunk { vlan }) => tables.slot_of_vlan(vlan),
                 _ => None,
             };

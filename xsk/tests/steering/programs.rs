@@ -29,8 +29,8 @@ fn popped(tci: u16, frame: &[u8]) -> DryRun {
     DryRun { verdict: Verdict::Redirect, meta, frame: frame.to_vec() }
 }
 
-fn from_pod(flags: SteerFlags, frame: &[u8]) -> DryRun {
-    let meta = Some(SteerMeta { tci: BRANCH, flags: SteerFlags::POD | flags });
+fn from_pod(frame: &[u8]) -> DryRun {
+    let meta = Some(SteerMeta { tci: BRANCH, flags: SteerFlags::POD });
     DryRun { verdict: Verdict::Redirect, meta, frame: frame.to_vec() }
 }
 
@@ -211,7 +211,7 @@ fn pod_frames_to_elsewhere_get_the_branch_tag() {
         ];
         for frame in cases {
             let got = run(steering, Entrance::Pod, &frame, "pod_redirected_tagged");
-            assert_eq!(got, from_pod(SteerFlags::PUSHED, &tagged(&frame, VLAN, BRANCH)));
+            assert_eq!(got, from_pod(&tagged(&frame, VLAN, BRANCH)));
         }
     });
 }
@@ -239,7 +239,7 @@ fn pod_frames_the_switch_answers_or_refuses_stay_untagged() {
         }
         for frame in cases {
             let got = run(steering, Entrance::Pod, &frame, "pod_redirected_untagged");
-            assert_eq!(got, from_pod(SteerFlags::from_bits(0), &frame));
+            assert_eq!(got, from_pod(&frame));
         }
     });
 }
@@ -248,12 +248,18 @@ fn pod_frames_the_switch_answers_or_refuses_stay_untagged() {
 fn a_tag_of_the_pods_own_never_looks_like_ours() {
     on_pod(|steering| {
         let plain = ipv4([10, 0, 0, 9], 8);
-        let cases =
-            [tagged(&plain, VLAN, BRANCH), tagged(&plain, SERVICE_VLAN, BRANCH), tagged(&plain, VLAN, 0)];
-        for frame in cases {
-            let got = run(steering, Entrance::Pod, &frame, "pod_redirected_untagged");
-            assert_eq!(got, from_pod(SteerFlags::from_bits(0), &frame), "no PUSHED mark");
+        let (to_all, to_local) = (ethernet(BROADCAST, ARP, &[0; 28]), ipv4([10, 0, 0, 11], 8));
+        steering.set_local_address("10.0.0.11".parse().unwrap(), true).unwrap();
+        for inner in [&plain, &to_all, &to_local] {
+            for frame in [tagged(inner, VLAN, BRANCH), tagged(inner, VLAN, 0)] {
+                for cut in [14, 16, frame.len()] {
+                    let got = run(steering, Entrance::Pod, &frame[..cut], "pod_redirected_tagged");
+                    assert_eq!(got, from_pod(&tagged(&frame[..cut], VLAN, BRANCH)), "ours comes first");
+                }
+            }
         }
+        let service = tagged(&plain, SERVICE_VLAN, BRANCH);
+        assert_eq!(run(steering, Entrance::Pod, &service, "pod_redirected_untagged"), from_pod(&service));
     });
 }
 
@@ -268,7 +274,7 @@ fn pod_frames_to_local_addresses_stay_untagged() {
         }
         for frame in &frames {
             let got = run(steering, Entrance::Pod, frame, "pod_redirected_untagged");
-            assert_eq!(got, from_pod(SteerFlags::from_bits(0), frame));
+            assert_eq!(got, from_pod(frame));
         }
         for frame in &neighbours {
             run(steering, Entrance::Pod, frame, "pod_redirected_tagged");

@@ -5,6 +5,7 @@
 use std::marker::PhantomData;
 
 use espalier_switch::flow::PodSlot;
+use espalier_switch::packet::is_tagged;
 use espalier_switch::step::{From, Memory};
 use espalier_xsk::{SteerFlags, SteerMeta};
 
@@ -36,7 +37,7 @@ impl<'f> Frame<'f> {
     pub(super) fn from(&self) -> From {
         let SteerMeta { tci, flags } = self.meta;
         match flags.contains(SteerFlags::POD) {
-            true => From::Pod { slot: PodSlot(tci), tagged: flags.contains(SteerFlags::PUSHED) },
+            true => From::Pod { slot: PodSlot(tci), tagged: is_tagged(self.bytes) },
             false => From::Trunk { vlan: tci },
         }
     }
@@ -48,7 +49,7 @@ impl<'f> Frame<'f> {
 
     /// Has it come from a pod, for the trunk.
     pub(super) fn come_from_pod(&mut self, slot: PodSlot) {
-        self.meta = SteerMeta { tci: slot.0, flags: SteerFlags::POD | SteerFlags::PUSHED };
+        self.meta = SteerMeta { tci: slot.0, flags: SteerFlags::POD };
     }
 
     /// Becomes a copy of `frame`; the caller changes it further.
