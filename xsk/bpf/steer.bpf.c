@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The steering program: which frames of the trunk and of the pods' veths go to which AF_XDP socket.
 // Built by build.rs, loaded and fed by src/steering/. Promises: a frame of a branch or of a pod reaches its
-// socket or is dropped, never the node's own stack; what user space cannot see in the bytes (was a tag removed
-// or added here?) stands in the 4 metadata bytes before the frame, which nobody outside can write; every
-// exit is counted. Failing half-way through a change always ends in a drop, so no half-changed frame gets out.
+// socket or is dropped, never the node's own stack; what user space cannot see in the bytes (which tag was
+// removed here, whether a pod sent it) stands in the 4 metadata bytes before the frame, which nobody outside can
+// write; every exit is counted. Failing half-way through a change always ends in a drop, so no half-changed frame gets out.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>

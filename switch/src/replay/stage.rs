@@ -82,17 +82,18 @@ impl Stage {
         table.owns(parsed.destination()).then_some((From::Trunk { vlan: table.vlan }, frame))
     }
 
-    /// What the steering program makes of a pod's frame: it tags what leaves the node.
+    /// What the steering program makes of a pod's frame: it tags what leaves the node, and what has a tag of its own.
     pub(super) fn steered(&self, slot: PodSlot, frame: &[u8]) -> (From, Vec<u8>) {
-        let leaves = match packet::parse(frame, frame.len(), false) {
+        let tagged = match packet::parse(frame, frame.len(), false) {
             Ok(Parsed::Ip(parsed)) => self.leaves(frame, &parsed),
-            Ok(Parsed::Arp) | Err(_) => false,
+            Ok(Parsed::Arp) => false,
+            Err(_) => packet::is_tagged(frame),
         };
         let mut frame = frame.to_vec();
-        if leaves && let Some(pod) = self.tables.pod(slot) {
+        if tagged && let Some(pod) = self.tables.pod(slot) {
             packet::put_tag(&mut frame, pod.vlan);
         }
-        (From::Pod { slot, tagged: leaves }, frame)
+        (From::Pod { slot, tagged }, frame)
     }
 
     fn leaves(&self, frame: &[u8], parsed: &packet::Packet) -> bool {
