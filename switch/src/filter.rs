@@ -89,7 +89,7 @@ pub fn own_tag(from: Option<From>, bytes: &[u8]) -> usize {
     let written = match from {
         Some(From::Pod { tagged, .. }) => tagged,
         // On its way out: with a tag of its sender's it would not have come so far.
-        None => packet::is_tagged(bytes),
+        None => packet::has_tag(bytes),
         Some(From::Trunk { .. } | From::Peer(_)) => false,
     };
     if written { VLAN_TAG } else { 0 }

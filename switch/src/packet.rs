@@ -170,7 +170,7 @@ impl Packet {
 
 /// Whether a tag follows the MAC addresses. The first tag of a frame that a pod sent is the steering program's.
 #[inline]
-pub fn is_tagged(frame: &[u8]) -> bool {
+pub fn has_tag(frame: &[u8]) -> bool {
     array(frame, TAG_AT) == Some(ETHERTYPE_VLAN.to_be_bytes())
 }
 

@@ -87,7 +87,7 @@ impl Stage {
         let tagged = match packet::parse(frame, frame.len(), false) {
             Ok(Parsed::Ip(parsed)) => self.leaves(frame, &parsed),
             Ok(Parsed::Arp) => false,
-            Err(_) => packet::is_tagged(frame),
+            Err(_) => packet::has_tag(frame),
         };
         let mut frame = frame.to_vec();
         if tagged && let Some(pod) = self.tables.pod(slot) {

@@ -46,10 +46,10 @@ impl Place {
     }
 
     /// Where a packet that was received here came from. What a pod sent is told by the frame alone: the metadata lies in
-    /// a line of its own, which has to come from the core that wrote it, a hundredth of a packet's time.
+    /// a line of its own, which would have to come from the core that wrote it.
     pub(super) fn from(self, umem: &Umem, packet: &Packet) -> From {
         match self.slot() {
-            Some(slot) => From::Pod { slot, tagged: packet::is_tagged(umem.bytes(packet.head())) },
+            Some(slot) => From::Pod { slot, tagged: packet::has_tag(umem.bytes(packet.head())) },
             None => From::Trunk { vlan: popped(umem.steer_meta(packet.head())) },
         }
     }

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow};
 use espalier_lab::netns::NetNs;
 use espalier_pktgen::endpoint::pin;
-use espalier_switch::packet::is_tagged;
+use espalier_switch::packet::has_tag;
 use espalier_xsk::{
     FramePool, Hugepages, Packet, Port, PortConfig, Steering, SteeringConfig, Umem, UmemConfig, XdpMode,
 };
@@ -164,7 +164,7 @@ impl Engine {
         match from {
             TRUNK_PORT if meta.vlan() == B.vlan => B_PORT,
             TRUNK_PORT => A_PORT,
-            _ if is_tagged(self.umem.bytes(packet.head())) => TRUNK_PORT,
+            _ if has_tag(self.umem.bytes(packet.head())) => TRUNK_PORT,
             A_PORT => B_PORT,
             _ => A_PORT,
         }

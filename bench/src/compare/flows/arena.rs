@@ -5,7 +5,7 @@
 use std::marker::PhantomData;
 
 use espalier_switch::flow::PodSlot;
-use espalier_switch::packet::is_tagged;
+use espalier_switch::packet::has_tag;
 use espalier_switch::step::{From, Memory};
 use espalier_xsk::{SteerFlags, SteerMeta};
 
@@ -37,7 +37,7 @@ impl<'f> Frame<'f> {
     pub(super) fn from(&self) -> From {
         let SteerMeta { tci, flags } = self.meta;
         match flags.contains(SteerFlags::POD) {
-            true => From::Pod { slot: PodSlot(tci), tagged: is_tagged(self.bytes) },
+            true => From::Pod { slot: PodSlot(tci), tagged: has_tag(self.bytes) },
             false => From::Trunk { vlan: tci },
         }
     }

@@ -38,6 +38,7 @@ fn spoofed(macs: &Macs) -> Vec<Case> {
     let from = |from: Ipv4Addr, to: Ipv4Addr| out(macs, IPV4, &V4 { from, ..good(to) }.bytes());
     let (address, tag) = ("source-address-foreign", "vlan-tag-from-sender");
     let honest = out(macs, IPV4, &good(FAR).bytes());
+    let question = ethernet(BROADCAST, macs.pod, ARP, &arp(1, (macs.pod, POD_A), ([0; 6], POD_B)));
     let from_b6 = v6(POD_B6, FAR6, UDP, 64, &udp(ALLOWED, HOSTILE));
     vec![
         Case::new("from b's address to the VPC", address, from(POD_B, FAR)),
@@ -53,6 +54,8 @@ fn spoofed(macs: &Macs) -> Vec<Case> {
         }),
         Case::new("with b's VLAN", tag, tagged(honest.clone(), VLAN, 2)),
         Case::new("with its own VLAN", tag, tagged(honest.clone(), VLAN, 1)),
+        Case::new("with its own VLAN to b", tag, tagged(from(POD_A, POD_B), VLAN, 1)),
+        Case::new("with its own VLAN to all", tag, tagged(question, VLAN, 1)),
         Case::new("with two tags", tag, tagged(tagged(honest.clone(), VLAN, 2), VLAN, 1)),
         Case::new("with a service tag", tag, tagged(honest, SERVICE_VLAN, 2)),
         Case::new("a broadcast", "multicast", ethernet(BROADCAST, macs.pod, IPV4, &good(POD_B).bytes())),
