@@ -3,7 +3,8 @@
 // Built by build.rs, loaded and fed by src/steering/. Promises: a frame of a branch or of a pod reaches its
 // socket or is dropped, never the node's own stack; what user space cannot see in the bytes (which tag was
 // removed here, whether a pod sent it) stands in the 4 metadata bytes before the frame, which nobody outside can
-// write; every exit is counted. Failing half-way through a change always ends in a drop, so no half-changed frame gets out.
+// write; every exit is counted. Failing half-way through a change always ends in a drop, so no half-changed frame
+// gets out.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -259,8 +260,8 @@ inline_always int is_local(const struct address *address)
 }
 
 // Whether the switch wants the pod's frame without a tag: what it answers itself, what stays on the node, and
-// what it will refuse. A tag of the pod's own gets ours before it, so that the first tag of a pod's frame is always
-// ours: the switch tells by the frame, and refuses the second.
+// what it will refuse. A tag of the pod's own gets ours before it, so that the first tag of a pod's frame is
+// always ours: the switch tells by the frame, and refuses the second.
 inline_always int stays_untagged(void *data, void *end)
 {
 	struct ethhdr *eth = data;

@@ -73,14 +73,6 @@ impl SteerFlags {
     }
 }
 
-impl std::ops::BitOr for SteerFlags {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -160,9 +160,8 @@ impl Engine {
     }
 
     fn target(&self, from: usize, packet: &Packet) -> usize {
-        let meta = self.umem.steer_meta(packet.head());
         match from {
-            TRUNK_PORT if meta.vlan() == B.vlan => B_PORT,
+            TRUNK_PORT if self.umem.steer_meta(packet.head()).vlan() == B.vlan => B_PORT,
             TRUNK_PORT => A_PORT,
             _ if has_tag(self.umem.bytes(packet.head())) => TRUNK_PORT,
             A_PORT => B_PORT,
