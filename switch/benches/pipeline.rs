@@ -141,7 +141,7 @@ impl Worker {
 
     /// A batch of what the others handed over is asked for.
     fn fetch_handed(&mut self) {
-        self.rings.take(&mut self.handed);
+        self.rings.take(&mut self.handed, BATCH);
         self.handed.iter().for_each(|packet| self.umem.prefetch_handed(packet.head()));
     }
 

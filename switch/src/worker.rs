@@ -48,6 +48,9 @@ pub use start::WorkerConfig;
 
 /// Packets taken from one port at a time.
 const BATCH: usize = 64;
+/// Batches of a round that the ports with traffic share, each at least one. What is sent goes to the kernel at the end of a
+/// round: a port that is alone spreads that way there and back over more packets, and no port waits for the others' long.
+const BATCHES_A_ROUND: usize = 4;
 /// Busy rounds between two looks at the ports that wait in epoll and at the commands.
 const ROUNDS_PER_LOOK: u32 = 8;
 /// Flow entries looked at for expiry in a round.
@@ -97,6 +100,8 @@ pub struct Worker {
     received: Vec<Packet>,
     /// Of what was received, what is for pods at home here.
     own: Vec<Packet>,
+    /// Ports that had packets in the last round; what other workers handed over counts as one.
+    busy: usize,
     batches: u64,
     sleeps: u64,
     pace: Pace,
@@ -141,21 +146,22 @@ impl Worker {
 
     /// Everything once: receive and step, send, reclaim, refill, and the work that comes with time.
     fn round(&mut self, now: Now) -> Round {
-        self.fetch_handed();
-        let mut busy = false;
+        let turn = (BATCHES_A_ROUND / self.busy.max(1)).max(1);
+        self.fetch_handed(turn);
+        self.busy = usize::from(!self.handed.is_empty());
         let mut index = 0;
         while let Some(place) = self.hot.get(index).copied() {
-            match self.receive(place, now) {
+            match self.receive(place, turn, now) {
                 0 if self.rests(place) => {
                     self.hot.swap_remove(index);
                 }
                 received => {
-                    busy |= received > 0;
+                    self.busy += usize::from(received > 0);
                     index += 1;
                 }
             }
         }
-        busy |= self.take_over(now);
+        let busy = self.take_over(now) | (self.busy > 0);
         if let Some(tables) = &self.tables {
             self.shard.links.ask(tables, now, |frame| self.shard.originated.push(frame));
             step::expire(&self.umem, &mut self.shard, tables, now, &mut self.decided);
@@ -174,8 +180,21 @@ impl Worker {
         !self.shares.is_starved(port.in_fill()) && port.cools(&self.epoll, place)
     }
 
+    /// Takes up to `turn` batches from a port through the step. Returns how many packets there were.
+    fn receive(&mut self, place: Place, turn: usize, now: Now) -> usize {
+        let mut count = 0;
+        for _ in 0..turn {
+            let batch = self.receive_batch(place, now);
+            count += batch;
+            if batch < BATCH {
+                break;
+            }
+        }
+        count
+    }
+
     /// Takes one batch from a port through the step. Returns how many packets there were.
-    fn receive(&mut self, place: Place, now: Now) -> usize {
+    fn receive_batch(&mut self, place: Place, now: Now) -> usize {
         let Some(port) = self.ports.get_mut(place) else { return 0 };
         let mut received = std::mem::take(&mut self.received);
         let count = port.receive(&mut received, BATCH);

@@ -60,10 +60,10 @@ pub fn rings<P>(bells: &[Arc<Doorbell>]) -> Vec<Rings<P>> {
 }
 
 impl<P> Rings<P> {
-    /// Takes up to a batch from each of the others.
-    pub fn take(&mut self, handed: &mut Vec<P>) {
+    /// Takes up to so many from each of the others.
+    pub fn take(&mut self, handed: &mut Vec<P>, most: usize) {
         for ring in &mut self.from {
-            let count = ring.slots().min(BATCH);
+            let count = ring.slots().min(most);
             if let Ok(chunk) = ring.read_chunk(count) {
                 handed.extend(chunk);
             }
@@ -153,10 +153,10 @@ impl Worker {
         }
     }
 
-    /// Takes from the rings what others handed over, and asks for it: by the time [`Self::take_over`] looks at it, it has
-    /// come from the cores that wrote it.
-    pub(super) fn fetch_handed(&mut self) {
-        self.rings.take(&mut self.handed);
+    /// Takes up to `turn` batches from each ring that others write, and asks for them: by the time [`Self::take_over`] looks
+    /// at them, they have come from the cores that wrote them.
+    pub(super) fn fetch_handed(&mut self, turn: usize) {
+        self.rings.take(&mut self.handed, turn * BATCH);
         self.handed.iter().for_each(|packet| self.umem.prefetch_handed(packet.head()));
     }
 
@@ -182,7 +182,7 @@ impl Worker {
         let mut left: Vec<usize> = self.rings.from.iter().map(|ring| ring.slots()).collect();
         while left.iter().any(|left| *left > 0) || !self.late.is_empty() {
             left.iter_mut().for_each(|left| *left = left.saturating_sub(BATCH));
-            self.fetch_handed();
+            self.fetch_handed(1);
             self.take_over(now);
         }
     }

@@ -131,6 +131,7 @@ impl Worker {
             shares,
             received: Vec::with_capacity(BATCH),
             own: Vec::with_capacity(BATCH),
+            busy: 0,
             batches: 0,
             sleeps: 0,
             pace: Pace::default(),

@@ -8,8 +8,10 @@ use aya::maps::{Array, Map, MapData};
 use super::tables::map_error;
 use super::{Steering, SteeringError};
 
-/// The reader is behind when more than this part of what its ring or its frames have room for waits.
+/// The reader is behind when more than this part of what its ring or its frames have room for waits, and until no more
+/// than the second part does: between two looks of a reader that also sends, a flood fills nearly half.
 const BEHIND: usize = 2;
+const AT_EASE: usize = 8;
 /// Rounds after which a branch that sent nothing may have all that it may have at once (steer.bpf.c): that long before the
 /// first one, so that it is how each branch begins.
 const FULL_AFTER: u32 = 4;
@@ -40,7 +42,8 @@ impl Steering {
 impl Throttle {
     /// After each batch that was read: so many descriptors wait in a ring that has room for so many.
     pub fn read(&mut self, waiting: usize, room: usize) {
-        if waiting <= room / BEHIND {
+        let part = if self.batches.is_some() { AT_EASE } else { BEHIND };
+        if waiting <= room / part {
             if self.batches.take().is_some() {
                 self.tell(0);
             }

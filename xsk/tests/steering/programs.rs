@@ -181,9 +181,13 @@ fn a_branch_has_its_share_of_a_queue_whose_reader_is_behind() {
         read(2 * 4, 2048);
         assert_eq!(passes(BRANCH, 200), 128);
         assert_eq!(passes(OTHER, 300), 256, "what was not used is kept, but no more than so many at once");
-        read(1, 1024);
+        read(4, 257);
+        assert_eq!(passes(OTHER, 70), 64, "a reader that was behind has caught up when an eighth waits");
+        read(1, 256);
         assert_eq!(passes(BRANCH, 300), 300);
         assert_eq!(passes(OTHER, 1), 1);
+        read(1, 1024);
+        assert_eq!(passes(BRANCH, 300), 300);
         read(4 * 65_536, 1025);
         assert_eq!((passes(OTHER, 300), passes(BRANCH, 300)), (300, 256), "it was alone again until now");
         read(1, 1025);

@@ -100,7 +100,7 @@ pub(super) fn setups(options: &Options) -> Vec<Setup> {
 pub(super) fn variants(kind: Kind) -> &'static [Variant] {
     use Variant::{Batch, Ring, ThreadedPods};
     match kind {
-        Kind::Raw => &[Batch(16), Batch(32), Batch(256), Ring(512), Ring(8192), ThreadedPods],
+        Kind::Raw => &[Batch(16), Batch(32), Batch(64), Ring(512), Ring(8192), ThreadedPods],
         Kind::Espalier => &[ThreadedPods],
         Kind::OvsDpdk | Kind::NftSets | Kind::NftChain | Kind::XdpShortCut => &[],
     }

@@ -33,7 +33,7 @@ pub(super) struct Tuning {
 
 impl Tuning {
     /// What was found to be best; see docs/PERFORMANCE.md.
-    pub(super) const BEST: Self = Self { batch: 64, ring: 2048, frames: 32_768 };
+    pub(super) const BEST: Self = Self { batch: 256, ring: 2048, frames: 32_768 };
 }
 
 /// A running forwarder; ends when dropped.
