@@ -128,6 +128,7 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 	__uint(max_entries, TRUNK_QUEUES);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } trunk_rounds SEC(".maps");
 
 struct company {

@@ -8,6 +8,7 @@ mod dry_run;
 mod error;
 mod kernel;
 mod links;
+mod mapped;
 mod object;
 mod pins;
 mod tables;

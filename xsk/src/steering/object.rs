@@ -76,6 +76,9 @@ const TRUNK_PROGRAM: &str = "steer_trunk";
 const POD_PROGRAM: &str = "steer_pod";
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+/// As many queues as a trunk may have.
+pub(super) const TRUNK_QUEUES: u32 = 256;
 
 /// What a pinned map must look like to be taken over.
 struct Layout {
@@ -112,9 +115,9 @@ fn layouts(max_pods: u32) -> [Layout; 9] {
         layout("branch_vlans", MapType::Array, (4, 4), 4096, 0),
         layout("local_addresses", MapType::Hash, (16, 4), 65536, BPF_F_NO_PREALLOC),
         layout("pods", MapType::Hash, (4, 4), max_pods, BPF_F_NO_PREALLOC),
-        layout("trunk_sockets", MapType::XskMap, (4, 4), 256, 0),
-        layout("trunk_rounds", MapType::Array, (4, 4), 256, 0),
-        layout("companies", MapType::Array, (4, 8), 256, 0),
+        layout("trunk_sockets", MapType::XskMap, (4, 4), TRUNK_QUEUES, 0),
+        layout("trunk_rounds", MapType::Array, (4, 4), TRUNK_QUEUES, BPF_F_MMAPABLE),
+        layout("companies", MapType::Array, (4, 8), TRUNK_QUEUES, 0),
         layout("allowances", MapType::Array, (4, 8), 64 * 4096, 0),
         layout("pod_sockets", MapType::XskMap, (4, 4), max_pods, 0),
         layout("counters", MapType::PerCpuArray, (4, 8), counters, 0),

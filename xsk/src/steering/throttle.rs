@@ -3,8 +3,10 @@
 
 use std::fmt;
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::MapData;
 
+use super::mapped::MappedArray;
+use super::object::TRUNK_QUEUES;
 use super::tables::map_error;
 use super::{Steering, SteeringError};
 
@@ -15,12 +17,12 @@ const AT_EASE: usize = 8;
 /// Rounds after which a branch that sent nothing may have all that it may have at once (steer.bpf.c): that long before the
 /// first one, so that it is how each branch begins.
 const FULL_AFTER: u32 = 4;
-/// Batches of a round: telling the program of one is a system call.
+/// Batches of a round.
 const BATCHES: u32 = 4;
 
 /// Tells the program how one queue of the trunk is being read. Dropped, it leaves the queue unthrottled.
 pub struct Throttle {
-    rounds: Array<MapData, u32>,
+    rounds: MappedArray,
     queue: u32,
     round: u32,
     /// Batches read since the last round began; nothing while the reader is not behind.
@@ -31,9 +33,10 @@ impl Steering {
     /// For the reader of a queue of the trunk, which is not throttled from now on.
     pub fn throttle(&self, queue: u32) -> Result<Throttle, SteeringError> {
         let pinned = MapData::from_pin(self.pins.map("trunk_rounds"));
-        let rounds = pinned.and_then(|data| Array::try_from(Map::Array(data)));
-        let mut rounds = rounds.map_err(|e| map_error("trunk_rounds", "open".to_owned(), &e))?;
-        let cleared = rounds.set(queue, 0, 0);
+        let pinned = pinned.map_err(|e| map_error("trunk_rounds", "open".to_owned(), &e))?;
+        let rounds = MappedArray::new(&pinned, TRUNK_QUEUES);
+        let rounds = rounds.map_err(|e| map_error("trunk_rounds", "map".to_owned(), &e))?;
+        let cleared = rounds.set(queue, 0);
         cleared.map_err(|e| map_error("trunk_rounds", format!("clear queue {queue}"), &e))?;
         Ok(Throttle { rounds, queue, round: FULL_AFTER, batches: None })
     }
@@ -59,7 +62,7 @@ impl Throttle {
 
     fn tell(&mut self, round: u32) {
         // The queue is there, it was written when this was made.
-        let told = self.rounds.set(self.queue, round, 0);
+        let told = self.rounds.set(self.queue, round);
         debug_assert!(told.is_ok(), "{told:?}");
     }
 }

@@ -152,6 +152,7 @@ fn a_branch_has_its_share_of_a_queue_whose_reader_is_behind() {
     const OTHER: u16 = BRANCH + 1;
     on_trunk(|steering| {
         steering.set_branch(OTHER, true).unwrap();
+        assert!(steering.throttle(256).unwrap_err().to_string().contains("queue 256"), "there are 256");
         let mut throttle = steering.throttle(0).unwrap();
         let passes = |vlan, frames: usize| {
             let frame = tagged(&ipv4([10, 0, 0, 9], 8), VLAN, vlan);
