@@ -48,8 +48,8 @@ pub use start::WorkerConfig;
 
 /// Packets taken from one port at a time.
 const BATCH: usize = 64;
-/// Batches of a round that the ports with traffic share, each at least one. What is sent goes to the kernel at the end of a
-/// round: a port that is alone spreads that way there and back over more packets, and no port waits for the others' long.
+/// Batches of a round, which the ports with traffic share; each has one at least. What is sent goes to the kernel at the end
+/// of a round: a port that is alone has the way there and back for more packets at once, and none waits long for others.
 const BATCHES_A_ROUND: usize = 4;
 /// Busy rounds between two looks at the ports that wait in epoll and at the commands.
 const ROUNDS_PER_LOOK: u32 = 8;
