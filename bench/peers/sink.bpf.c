@@ -13,6 +13,8 @@
 #define STAMP_MAGIC HTONS(0xe59a)
 #define FORTY_BITS 0xffffffffffull
 #define PER_OCTAVE_BITS 5
+/* Frames between two looks at the clock, which costs as much as all the rest of this. */
+#define STRIDE 64
 #define BUCKETS 1024
 
 /* Which run counts, and whether ages do. For `hairpin`: what frames become, in network order. */
@@ -33,10 +35,13 @@ struct {
 	__type(value, struct order);
 } orders SEC(".maps");
 
-/* Frames and bytes of the run, then one count for each age. */
+/* Of a run: frames; bytes; CLOCK_MONOTONIC when the first frame arrived; when the latest arrived that the clock was read for,
+ * and how many had by then, without it; and one count for each age. */
+enum { FRAMES, BYTES, FIRST, LATEST, BEFORE_LATEST, AGES };
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 + BUCKETS);
+	__uint(max_entries, AGES + BUCKETS);
 	__type(key, __u32);
 	__type(value, __u64);
 } counts SEC(".maps");
@@ -46,6 +51,29 @@ inline_always void add(__u32 index, __u64 number)
 	__u64 *count = bpf_map_lookup_elem(&counts, &index);
 	if (count)
 		*count += number;
+}
+
+inline_always void set(__u32 index, __u64 number)
+{
+	__u64 *count = bpf_map_lookup_elem(&counts, &index);
+	if (count)
+		*count = number;
+}
+
+inline_always void count_frame(void)
+{
+	__u32 index = FRAMES;
+	__u64 *frames = bpf_map_lookup_elem(&counts, &index);
+	if (!frames)
+		return;
+	if (*frames % STRIDE == 0) {
+		__u64 now = bpf_ktime_get_ns();
+		if (*frames == 0)
+			set(FIRST, now);
+		set(LATEST, now);
+		set(BEFORE_LATEST, *frames);
+	}
+	*frames += 1;
 }
 
 /* 2^PER_OCTAVE_BITS buckets to an octave, and one for each nanosecond below that number. */
@@ -74,11 +102,11 @@ int sink(struct __sk_buff *context)
 		return TC_ACT_OK;
 	if (data[STAMP + 2] != order->run)
 		return TC_ACT_SHOT;
-	add(0, 1);
-	add(1, context->len);
+	count_frame();
+	add(BYTES, context->len);
 	if (order->ages) {
 		__u64 sent = __builtin_bswap64(*(__u64 *)(data + STAMP + 8)) & FORTY_BITS;
-		add(2 + bucket((bpf_ktime_get_ns() - sent) & FORTY_BITS), 1);
+		add(AGES + bucket((bpf_ktime_get_ns() - sent) & FORTY_BITS), 1);
 	}
 	return TC_ACT_SHOT;
 }

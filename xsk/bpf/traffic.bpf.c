@@ -34,8 +34,8 @@ struct frame_template {
 };
 
 // What is to be sent and how far it got. Times are CLOCK_MONOTONIC in ns; `due` and `interval` count
-// 2^-INTERVAL_SHIFT ns, `due` from `start` on. An interval of 0 is no limit. Nothing leaves from `deadline` on; `last`
-// is when the last frame was made.
+// 2^-INTERVAL_SHIFT ns, `due` from `start` on, which is the first turn: the kernel takes 10 ms and more to come to it. An
+// interval of 0 is no limit. Nothing leaves once `length` ns are over; `last` is when the last frame was made.
 struct control {
 	__u64 start;
 	__u64 due;
@@ -47,7 +47,7 @@ struct control {
 	__u64 templates;
 	__u64 bytes;
 	__u64 failed;
-	__u64 deadline;
+	__u64 length;
 	__u64 last;
 };
 
@@ -128,7 +128,9 @@ int emit(struct xdp_md *ctx)
 	if (!c || c->next >= c->end || !c->templates)
 		return XDP_DROP;
 	now = bpf_ktime_get_ns();
-	if (now < c->start || now >= c->deadline)
+	if (!c->start)
+		c->start = now;
+	if (now - c->start >= c->length)
 		return XDP_DROP;
 	if (c->interval && !is_due(c, now))
 		return XDP_DROP;

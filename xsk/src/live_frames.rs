@@ -37,10 +37,8 @@ pub struct LiveOrder {
     pub interval: u64,
     /// Nanoseconds of delay that are caught up on.
     pub slack: u64,
-    /// CLOCK_MONOTONIC in nanoseconds when the first frame is due.
-    pub start: u64,
-    /// CLOCK_MONOTONIC in nanoseconds from which nothing is sent any more.
-    pub deadline: u64,
+    /// Nanoseconds from the first turn on, after which nothing is sent any more.
+    pub length: u64,
 }
 
 /// How far a run got.
@@ -52,7 +50,9 @@ pub struct LiveProgress {
     pub bytes: u64,
     /// Frames the program could not make; it stops at the first.
     pub failed: u64,
-    /// CLOCK_MONOTONIC in nanoseconds when the last one was made.
+    /// CLOCK_MONOTONIC in nanoseconds of the first turn, when the first frame is due; 0 before it.
+    pub start: u64,
+    /// CLOCK_MONOTONIC in nanoseconds when the last frame was made; 0 before the first.
     pub last: u64,
 }
 
@@ -84,7 +84,7 @@ const MARK: usize = 6;
 const TEMPLATES: usize = 7;
 const BYTES: usize = 8;
 const FAILED: usize = 9;
-const DEADLINE: usize = 10;
+const LENGTH: usize = 10;
 const LAST: usize = 11;
 
 /// The binary point of times in `struct control`.
@@ -171,19 +171,18 @@ impl LiveFrames {
     /// Sets what the next calls of [`LiveFrames::run`] send; sequence numbers begin at 0 again.
     pub fn order(&mut self, order: &LiveOrder) -> Result<(), TrafficError> {
         let mut words = Control::default();
-        words[START] = order.start;
         words[INTERVAL] = order.interval;
         words[SLACK] = order.slack << INTERVAL_SHIFT;
         words[END] = order.frames;
         words[MARK] = u64::from(order.mark & 0x00ff_ffff);
         words[TEMPLATES] = self.templates;
-        words[DEADLINE] = order.deadline;
+        words[LENGTH] = order.length;
         self.meter.control().set(0, words, 0).map_err(|error| self.meter.refused(chain(&error)))
     }
 
     /// Runs the program up to `repeats` times on this CPU, `batch` frames between two flushes (1 to 256). A run that
-    /// finds nothing due counts as well. Every call ends with a grace period of the kernel, some 20 ms in which nothing is
-    /// sent: use many repeats.
+    /// finds nothing due counts as well. Every call begins and ends with a grace period of the kernel, each of 10 to 20 ms
+    /// in which nothing is sent: use many repeats.
     ///
     /// The interface is looked up in the calling thread's network namespace.
     pub fn run(&mut self, repeats: u32, batch: u32) -> Result<(), TrafficError> {
@@ -225,6 +224,7 @@ impl LiveMeter {
             frames: words[NEXT],
             bytes: words[BYTES],
             failed: words[FAILED],
+            start: words[START],
             last: words[LAST],
         })
     }

@@ -1,8 +1,9 @@
 //! The in-kernel engine: the kernel makes the frames from templates and sends them (espalier-xsk `LiveFrames`).
 //!
 //! Far cheaper a frame than a socket, and with no back-pressure: a driver that has no room drops. Pacing happens inside
-//! the kernel, by turns that send nothing. Every call of it ends with a grace period, a pause of some 20 ms and then a
-//! burst, so a call gets as many turns as an order takes: those that are left when time is up are short.
+//! the kernel, by turns that send nothing. Every call of it begins and ends with a grace period, a pause of 10 to 20 ms
+//! each, so a call gets as many turns as an order takes: those that are left when time is up are short. The time of an order
+//! begins with the first turn.
 
 use espalier_xsk::{InterfaceRef, LiveFrames, LiveOrder};
 
@@ -22,9 +23,6 @@ const WAITING: u64 = 80;
 /// Frames between two flushes: the ring of a veth has room for 256.
 const BATCH: u32 = 64;
 
-/// Delay of the first frame: the call must be under way by then, or the run begins with a burst.
-const LEAD: u64 = 200_000;
-
 /// The engine.
 #[derive(Debug)]
 pub struct Live {
@@ -41,7 +39,6 @@ impl Live {
     }
 
     pub(super) fn send(&mut self, order: &Order, watch: &Watch) -> Result<Sent, PktgenError> {
-        let start = clock::now() + LEAD;
         let length = order.duration.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         let before = self.left_the_interface();
         let meter = self.frames.meter().clone();
@@ -50,8 +47,7 @@ impl Live {
             frames: order.frames.unwrap_or(u64::MAX),
             interval: order.rate.interval(self.mean_length),
             slack: SLACK,
-            start,
-            deadline: start.saturating_add(length),
+            length,
         };
         self.frames.order(&live)?;
         watch.follow(&meter);
@@ -76,21 +72,22 @@ impl Live {
             run: order.run,
             frames: progress.frames,
             bytes: progress.bytes,
-            elapsed: progress.last.saturating_sub(start),
+            elapsed: progress.last.saturating_sub(progress.start),
         })
     }
 
     /// Calls the kernel until the order is carried out, fails or is stopped.
     fn run(&mut self, order: &LiveOrder, watch: &Watch) -> Result<(), PktgenError> {
-        let LiveOrder { frames, interval, deadline, .. } = *order;
+        let LiveOrder { frames, interval, length, .. } = *order;
         let mut turn = if interval == 0 { SENDING } else { WAITING };
         loop {
             let (now, progress) = (clock::now(), self.frames.meter().progress()?);
             let left = frames.saturating_sub(progress.frames);
-            if left == 0 || progress.failed > 0 || now >= deadline || watch.stopped() {
+            let spent = if progress.start == 0 { 0 } else { now.saturating_sub(progress.start) };
+            if left == 0 || progress.failed > 0 || spent >= length || watch.stopped() {
                 return Ok(());
             }
-            let turns = turns(deadline - now, left, interval, turn);
+            let turns = turns(length - spent, left, interval, turn);
             self.frames.run(turns, BATCH)?;
             turn = ((clock::now() - now) / u64::from(turns)).max(1);
         }
@@ -113,7 +110,7 @@ fn turns(time: u64, frames: u64, interval: u64, turn: u64) -> u32 {
         0 => frames.saturating_mul(turn),
         _ => frames.saturating_mul(interval) >> INTERVAL_SHIFT,
     };
-    let call = time.min(due).min(LONGEST_CALL) + LEAD;
+    let call = time.min(due).min(LONGEST_CALL);
     u32::try_from(call / turn).unwrap_or(u32::MAX).max(1)
 }
 
@@ -126,7 +123,7 @@ mod tests {
 
     const FOREVER: u64 = u64::MAX / 2;
 
-    /// Each call ends with a pause: an order of less than a second is one call, if no turn is shorter than assumed.
+    /// Each call begins and ends with a pause: an order of less than a second is one call, if no turn is shorter than assumed.
     #[test]
     fn a_short_order_is_one_call() {
         for rate in [Rate::Max, Rate::Packets(1e3), Rate::Packets(4e5), Rate::Bits(1e9)] {
@@ -134,12 +131,12 @@ mod tests {
             let turn = if interval == 0 { SENDING } else { WAITING };
             for time in [1, 200, 999].map(|ms| Duration::from_millis(ms).as_nanos() as u64) {
                 let turns = u64::from(turns(time, u64::MAX, interval, turn));
-                assert!(turns * turn + turn > time + LEAD, "{rate:?}, {time} ns: {turns}");
+                assert!(turns * turn + turn > time, "{rate:?}, {time} ns: {turns}");
             }
             let frames = 100;
             let turns = u64::from(turns(FOREVER, frames, interval, turn));
             let time = if interval == 0 { frames * turn } else { (frames * interval) >> INTERVAL_SHIFT };
-            assert!(turns >= frames && turns * turn + turn > time + LEAD, "{rate:?}: {turns}");
+            assert!(turns >= frames && turns * turn + turn > time, "{rate:?}: {turns}");
         }
     }
 
@@ -147,7 +144,7 @@ mod tests {
     fn a_call_is_no_longer_than_a_stop_may_wait() {
         for (turn, interval) in [(SENDING, 0), (WAITING, 1 << INTERVAL_SHIFT), (1, 0), (u64::MAX, 0)] {
             let turns = u64::from(turns(FOREVER, FOREVER, interval, turn));
-            assert!(turns >= 1 && (turns == 1 || turns * turn <= LONGEST_CALL + LEAD), "{turn}: {turns}");
+            assert!(turns >= 1 && (turns == 1 || turns * turn <= LONGEST_CALL), "{turn}: {turns}");
         }
     }
 }

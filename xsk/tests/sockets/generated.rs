@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use espalier_xsk::ethtool::{Offload, set_offload};
-use espalier_xsk::{Intake, LiveFrames, LiveOrder, LiveTemplate, Port, TrafficError, XdpMode};
+use espalier_xsk::{Intake, LiveFrames, LiveOrder, LiveProgress, LiveTemplate, Port, TrafficError, XdpMode};
 
 use crate::lab::{FarEnd, Lab, until};
 use crate::site::{FRAMES, all_free, config, umem};
@@ -60,7 +60,7 @@ fn template(fill: u8, length: u16, flow: u32) -> LiveTemplate {
 }
 
 fn order(frames: u64) -> LiveOrder {
-    LiveOrder { mark: MARK, frames, interval: 0, slack: 0, start: 0, deadline: u64::MAX }
+    LiveOrder { mark: MARK, frames, interval: 0, slack: 0, length: u64::MAX }
 }
 
 /// Mark, flow, sequence number and time of a stamp whose sum is zero.
@@ -109,28 +109,24 @@ fn live_frames_leave_in_turn_with_headers_and_stamps_of_their_own() {
 }
 
 #[test]
-fn live_frames_keep_their_interval_and_their_deadline() {
+fn live_frames_keep_their_interval_and_their_length() {
     let lab = Lab::new();
     let (interface, far) = far_with_napi(&lab);
     let mut live = LiveFrames::load(&interface, &[template(1, 64, 0)]).unwrap();
-    let now = || {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-    };
     let millisecond = 1_000_000;
-    let paced = LiveOrder { interval: millisecond << 16, start: now(), ..order(20) };
+    let paced = LiveOrder { interval: millisecond << 16, ..order(20) };
     live.order(&paced).unwrap();
+    assert_eq!(live.meter().progress().unwrap(), LiveProgress::default(), "nothing has begun");
     until("twenty frames a millisecond apart", || {
         live.run(100_000, 64).unwrap();
         live.meter().progress().unwrap().frames == 20
     });
-    let last = live.meter().progress().unwrap().last;
-    assert!(last >= paced.start + 19 * millisecond, "{} ns", last - paced.start);
-    let start = now();
-    live.order(&LiveOrder { start, deadline: start + 5 * millisecond, ..paced }).unwrap();
-    until("the deadline", || {
+    let LiveProgress { start, last, .. } = live.meter().progress().unwrap();
+    assert!(last >= start + 19 * millisecond, "{} ns", last - start);
+    live.order(&LiveOrder { length: 5 * millisecond, ..paced }).unwrap();
+    until("the order's end", || {
         live.run(10_000, 64).unwrap();
-        now() > start + 5 * millisecond
+        now() > live.meter().progress().unwrap().start + 5 * millisecond
     });
     assert!(live.meter().progress().unwrap().frames <= 5);
     let total = 20 + live.meter().progress().unwrap().frames;
@@ -140,6 +136,29 @@ fn live_frames_keep_their_interval_and_their_deadline() {
         numbers.len() as u64 >= total
     });
     assert_eq!(numbers.iter().collect::<HashSet<_>>().len(), 20, "the second order counts from 0 again");
+}
+
+/// The kernel has a grace period before the first turn. It once counted as time of the order: a tenth of a short one.
+#[test]
+fn an_order_begins_with_its_first_turn() {
+    let lab = Lab::new();
+    let (interface, _far) = far_with_napi(&lab);
+    let mut live = LiveFrames::load(&interface, &[template(1, 64, 0)]).unwrap();
+    let paced = LiveOrder { interval: 1_000_000 << 16, length: 1, ..order(20) };
+    for _ in 0..3 {
+        live.order(&paced).unwrap();
+        let ordered = now();
+        live.run(1000, 64).unwrap();
+        let LiveProgress { frames, start, last, .. } = live.meter().progress().unwrap();
+        assert_eq!((frames, last), (1, start), "the first frame is due in the first turn");
+        assert!((ordered..now()).contains(&start), "{start} is not after {ordered}");
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 #[test]

@@ -18,8 +18,13 @@ use crate::peer;
 /// Buckets of ages to an octave; sink.bpf.c has the same.
 const PER_OCTAVE: usize = 32;
 const BUCKETS: usize = 1024;
-/// Before the ages: frames and bytes.
-const AGES: u32 = 2;
+/// What is counted; sink.bpf.c has the same.
+const FRAMES: u32 = 0;
+const BYTES: u32 = 1;
+const FIRST: u32 = 2;
+const LATEST: u32 = 3;
+const BEFORE_LATEST: u32 = 4;
+const AGES: u32 = 5;
 
 /// The words of `struct order` in sink.bpf.c.
 type Words = [u32; 7];
@@ -95,7 +100,7 @@ impl Sink {
 
     /// What has arrived of the run.
     pub(super) fn arrived(&self) -> Result<Arrived> {
-        Ok(Arrived { frames: self.sum(0)?, bytes: self.sum(1)? })
+        Ok(Arrived { frames: self.sum(FRAMES)?, bytes: self.sum(BYTES)? })
     }
 
     /// What has arrived once nothing more does, or as soon as it is `wanted`.
@@ -111,6 +116,15 @@ impl Sink {
             }
         }
         Ok(last)
+    }
+
+    /// Frames a second between the first of the run and the latest that the clock was read for; none if that was the first.
+    /// What the generator and the kernel do before and after it is not in it.
+    pub(super) fn pps(&self) -> Result<Option<f64>> {
+        let first = self.each(FIRST)?.into_iter().filter(|time| *time > 0).min().unwrap_or(0);
+        let latest = self.each(LATEST)?.into_iter().max().unwrap_or(0);
+        let frames = self.sum(BEFORE_LATEST)?;
+        Ok((latest > first).then(|| frames as f64 * 1e9 / (latest - first) as f64))
     }
 
     /// The ages of the run's frames.
@@ -141,7 +155,12 @@ impl Sink {
     }
 
     fn sum(&self, index: u32) -> Result<u64> {
-        Ok(self.counts.get(&index, 0)?.iter().sum())
+        Ok(self.each(index)?.into_iter().sum())
+    }
+
+    /// A word of each core.
+    fn each(&self, index: u32) -> Result<Vec<u64>> {
+        Ok(self.counts.get(&index, 0)?.to_vec())
     }
 }
 

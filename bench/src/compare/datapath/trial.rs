@@ -104,9 +104,10 @@ impl<'a> Bed<'a> {
                 let sent = load.send(run, Rate::Max, None, bed.tools.pace.window)?;
                 let busy = cpu::busy()? - before;
                 let arrived = sink.settled(sent.frames)?.frames as f64;
-                ensure!(arrived > 0.0, "no frame arrived in {:?}", bed.tools.pace.window);
-                let cpu = busy / arrived;
-                Ok(Throughput { pps: arrived / sent.seconds(), offered: sent.pps(), cpu })
+                let pps = sink.pps()?;
+                let pps =
+                    pps.with_context(|| format!("hardly a frame arrived in {:?}", bed.tools.pace.window))?;
+                Ok(Throughput { pps, offered: sent.pps(), cpu: busy / arrived })
             })
         })
     }
