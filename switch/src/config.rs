@@ -98,10 +98,6 @@ pub struct Config {
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
     pub related_icmp_errors: Switch,
 
-    /// The flow log.
-    #[command(flatten, next_help_heading = "Flow log")]
-    pub flow_log: FlowLogSettings,
-
     /// Microseconds a worker polls without work before it sleeps
     #[arg(long, value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub spin_us: u64,
@@ -122,6 +118,10 @@ pub struct Config {
     /// Detach the steering an earlier switch left pinned, and exit
     #[arg(long)]
     pub unpin: bool,
+
+    /// The flow log; last, as every flag below would have its heading.
+    #[command(flatten, next_help_heading = "Flow log")]
+    pub flow_log: FlowLogSettings,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -264,6 +264,19 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         file
+    }
+
+    #[test]
+    fn only_the_flow_log_s_flags_stand_under_its_heading() {
+        let mut command = Config::command();
+        command.build();
+        let under: Vec<&str> = command
+            .get_arguments()
+            .filter(|flag| flag.get_help_heading() == Some("Flow log"))
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        assert!(under.contains(&"flow-log"), "{under:?}");
+        assert!(under.iter().all(|flag| flag.starts_with("flow-log")), "{under:?}");
     }
 
     #[test]
