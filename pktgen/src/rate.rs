@@ -1,7 +1,8 @@
 //! Rates and the pacer that holds a sender to one.
 //!
 //! The pacer is the same rule as `is_due` in `xsk/bpf/traffic.bpf.c`: frames are due at fixed intervals, and a sender
-//! that fell behind catches up on [`SLACK`] at most, so that a pause does not become a burst.
+//! that fell behind catches up on [`SLACK`] at most, so that a pause does not become a burst (the kernel's engine, which
+//! bursts faster, on less).
 
 use std::fmt;
 use std::str::FromStr;

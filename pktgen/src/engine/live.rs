@@ -42,11 +42,12 @@ impl Live {
         let length = order.duration.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         let before = self.left_the_interface();
         let meter = self.frames.meter().clone();
+        let interval = order.rate.interval(self.mean_length);
         let live = LiveOrder {
             mark: order.run.mark(),
             frames: order.frames.unwrap_or(u64::MAX),
-            interval: order.rate.interval(self.mean_length),
-            slack: SLACK,
+            interval,
+            slack: slack(interval),
             length,
         };
         self.frames.order(&live)?;
@@ -104,6 +105,13 @@ impl Live {
     }
 }
 
+/// Nanoseconds of delay that are caught up on: a batch of frames at most. The kernel sends them at several million a second,
+/// and what a millisecond owes at a high rate would be more than the rings of a veth hold: loss, and a queue of the sender's
+/// own making, each time the machine takes its core.
+fn slack(interval: u64) -> u64 {
+    SLACK.min(u64::from(BATCH).saturating_mul(interval) >> INTERVAL_SHIFT)
+}
+
 /// Turns of one call when so much time and so many frames are left and a turn takes so long, all times in nanoseconds.
 fn turns(time: u64, frames: u64, interval: u64, turn: u64) -> u32 {
     let due = match interval {
@@ -138,6 +146,13 @@ mod tests {
             let time = if interval == 0 { frames * turn } else { (frames * interval) >> INTERVAL_SHIFT };
             assert!(turns >= frames && turns * turn + turn > time, "{rate:?}: {turns}");
         }
+    }
+
+    #[test]
+    fn a_late_sender_owes_a_batch_at_most() {
+        let of = |pps| slack(Rate::Packets(pps).interval(64.0));
+        assert_eq!((of(1e3), of(1e6)), (SLACK, 64_000));
+        assert_eq!(slack(u64::MAX), SLACK, "a frame in three days");
     }
 
     #[test]
