@@ -24,6 +24,7 @@ mod flood;
 mod goals;
 mod huge_pages;
 mod kernel;
+mod kernel_threads;
 mod load;
 mod napi;
 mod ovs;
@@ -38,6 +39,7 @@ mod trial;
 use cases::{Case, Setup, Variant};
 use cores::Cores;
 use kernel::Form;
+use kernel_threads::KernelThreads;
 use series::Samples;
 use sink::Programs;
 use site::Site;
@@ -117,6 +119,7 @@ struct Comparison {
     switch: Option<PathBuf>,
     samples: Samples,
     failures: Vec<Failure>,
+    _threads: KernelThreads,
 }
 
 /// Runs everything.
@@ -186,6 +189,7 @@ impl Comparison {
             tools: Tools { programs: Programs::compile()?, watch, cores: Cores::new()?, pace },
             samples: Samples::default(),
             failures: Vec::new(),
+            _threads: KernelThreads::keep_off(site::SUBJECT_CORE)?,
         })
     }
 
