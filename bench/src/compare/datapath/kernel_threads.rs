@@ -45,7 +45,8 @@ impl Drop for KernelThreads {
     }
 }
 
-fn all() -> Result<Vec<Pid>> {
+/// All that can be seen.
+pub(super) fn all() -> Result<Vec<Pid>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);

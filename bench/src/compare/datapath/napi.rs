@@ -8,6 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use espalier_lab::netns::NetNs;
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+
+use super::kernel_threads;
 
 /// Gives an interface that is up a receiving thread on this core, ahead of everything else there: a sink that has to
 /// wait for the generator loses frames at its ring.
@@ -23,24 +26,22 @@ pub(super) fn receive_on(namespace: &NetNs, interface: &str, core: usize) -> Res
 }
 
 /// The kernel's threads for an interface of this name, in whatever namespace.
-fn threads(interface: &str) -> Result<Vec<u32>> {
+fn threads(interface: &str) -> Result<Vec<Pid>> {
     let wanted = format!("napi/{interface}-");
-    let mut threads = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if name.starts_with(&wanted) {
-            threads.push(pid);
-        }
-    }
-    Ok(threads)
+    let is_wanted = |thread: &Pid| {
+        let name = fs::read_to_string(format!("/proc/{}/comm", thread.as_raw_nonzero()));
+        name.is_ok_and(|name| name.starts_with(&wanted))
+    };
+    Ok(kernel_threads::all()?.into_iter().filter(is_wanted).collect())
 }
 
-fn keep_ahead(thread: u32, core: usize) -> Result<()> {
-    let (thread, core) = (thread.to_string(), core.to_string());
-    for command in [["taskset", "-pc", &core, &thread].as_slice(), &["chrt", "-f", "-p", "10", &thread]] {
-        let output = Command::new(command[0]).args(&command[1..]).output().context("install util-linux")?;
-        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+fn keep_ahead(thread: Pid, core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    sched_setaffinity(Some(thread), &cores).context("cannot move a receiving thread")?;
+    let mut chrt = Command::new("chrt");
+    chrt.args(["-f", "-p", "10", &thread.as_raw_nonzero().to_string()]);
+    let output = chrt.output().context("install util-linux")?;
+    ensure!(output.status.success(), "{chrt:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
